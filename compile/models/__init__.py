@@ -1,0 +1,1 @@
+"""Models defined in torch: our own transformer, the zoo, and what users bring."""

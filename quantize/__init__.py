@@ -1,0 +1,1 @@
+"""An artifact becomes a smaller artifact."""

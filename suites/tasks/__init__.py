@@ -1,0 +1,1 @@
+"""Real data, its labels, and a score for every example."""
