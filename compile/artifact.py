@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -194,7 +193,9 @@ class Store:
         with FileLock(locks / key):
             if found := self.get(key):
                 return found
-            draft = self.root / "drafts" / f"{key}-{uuid.uuid4().hex[:8]}"
+            draft = self.root / "drafts" / key
+            # Under the lock, a draft that is already there was left by a builder that was killed.
+            shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             try:
                 start = time.perf_counter()
