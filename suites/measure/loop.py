@@ -1,0 +1,269 @@
+"""The measuring loop: what is compared takes turns, in random order, until each is known.
+
+Cells measured one after the other differ by what the machine did meanwhile. Here every round
+gives each unfinished cell one short block, in an order drawn anew for each round, so that a
+machine that drifts slows them all alike, and cells can be compared round by round.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from suites.measure.disturbance import OtherLoad, is_disturbed
+from suites.measure.measurement import Measurement, Samples, Status, StoppedBy
+from suites.measure.plan import MeasurePlan
+from suites.measure.quantiles import quantile_interval
+from suites.measure.steady import WarmUp
+from suites.measure.stopping import Stopping
+
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+class Sampler(Protocol):
+    """A call that can be timed, usually in a worker process."""
+
+    def sample(self, calls: int, rewarm: int) -> np.ndarray:
+        """Make ``rewarm`` untimed calls, then ``calls`` timed ones: int64 nanoseconds each."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where one cell stands, for a progress bar."""
+
+    name: str
+    phase: Literal["warm-up", "measuring", "finished"]
+    kept: int
+    precision: float
+    """Reached at the last look; infinite before the first."""
+    fraction: float
+    """Share of the cell's work that is surely behind it, 0 to 1."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def measure(
+    samplers: Mapping[str, Sampler],
+    plan: MeasurePlan,
+    seed: int,
+    on_progress: OnProgress = lambda progress: None,
+    *,
+    workers: Mapping[str, int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    load: OtherLoad | None = None,
+) -> dict[str, Measurement]:
+    """Measure every sampler, interleaved. The result has the order of ``samplers``.
+
+    ``workers`` maps a name to the process id whose CPU time is its own; blocks of samplers
+    without one are never marked disturbed. ``clock`` gives seconds and decides budgets only.
+    Whatever a sampler raises ends that sampler alone and is kept in ``Measurement.failure``.
+    """
+    random = np.random.default_rng(seed)
+    load = load or OtherLoad()
+    cells = [
+        _Cell(name, sampler, plan, clock, load, (workers or {}).get(name), on_progress)
+        for name, sampler in samplers.items()
+    ]
+    for index in random.permutation(len(cells)):
+        cells[index].warm_up()
+    live = [cell for cell in cells if not cell.finished]
+    number = 0
+    while live:
+        for index in random.permutation(len(live)):
+            live[index].take_turn(number)
+        live = [cell for cell in live if not cell.finished]
+        number += 1
+    return {cell.name: cell.measurement() for cell in cells}
+
+
+class _Cell:
+    """One sampler on its way from warm-up to its measurement."""
+
+    def __init__(
+        self,
+        name: str,
+        sampler: Sampler,
+        plan: MeasurePlan,
+        clock: Callable[[], float],
+        load: OtherLoad,
+        worker: int | None,
+        on_progress: OnProgress,
+    ) -> None:
+        self.name = name
+        self._sampler = sampler
+        self._plan = plan
+        self._clock = clock
+        self._load = load
+        self._worker = worker
+        self._on_progress = on_progress
+        self._warmup = WarmUp(plan.min_warmup_s)
+        self._stopping: Stopping | None = None
+        self._blocks: list[_Block] = []
+        self._block_calls = 1
+        self._kept = 0
+        self._seconds = 0.0
+        self._stopped_by: StoppedBy | None = None
+        self._failure: Exception | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self._stopped_by is not None
+
+    def warm_up(self) -> None:
+        """Call until steady, then settle how many calls a block and the first look have."""
+        plan = self._plan
+        first = self._timed_block(1, 0, round_number=-1)
+        if first is None:
+            return
+        seconds, spent = first.seconds, first.seconds
+        while True:
+            calls = self._warmup.window_calls(seconds)
+            window = self._timed_block(calls, 0, round_number=-1)
+            if window is None:
+                return
+            spent += window.seconds
+            seconds = window.seconds / calls
+            self._report("warm-up", min(spent / plan.max_warmup_s, 1) * 0.2)
+            if self._warmup.add(window.nanoseconds, window.seconds):
+                break
+            if spent >= plan.max_warmup_s and len(self._warmup.windows) >= 2:
+                self._finish("no-steady-state")
+                return
+        enough = math.ceil(plan.min_seconds / max(seconds, 1e-9))
+        size = min(max(plan.first_look, enough), plan.max_samples)
+        self._stopping = Stopping(plan, size)
+        in_block = math.ceil(plan.block_seconds / max(seconds, 1e-9))
+        self._block_calls = max(1, min(in_block, math.ceil(size / plan.min_rounds)))
+
+    def take_turn(self, round_number: int) -> None:
+        """One block; a look when it is due; the end when precise enough or out of budget."""
+        plan, stopping = self._plan, self._stopping
+        assert stopping is not None, "a cell takes turns only after its warm-up"
+        calls = min(self._block_calls, stopping.next_size - self._kept)
+        block = self._timed_block(calls, plan.rewarm_calls, round_number)
+        if block is None:
+            return
+        self._kept += calls
+        self._seconds += block.seconds
+        out_of_time = self._seconds >= plan.max_seconds and self._kept >= plan.min_samples
+        full = self._kept >= plan.max_samples
+        if self._kept >= stopping.next_size or out_of_time or full:
+            if stopping.look(self._samples().kept):
+                self._finish("precision")
+                return
+            if out_of_time or full:
+                self._finish("time" if out_of_time else "samples")
+                return
+        by_size = self._kept / stopping.next_size
+        self._report(
+            "measuring", 0.2 + 0.8 * max(min(by_size, 0.9), self._seconds / plan.max_seconds)
+        )
+
+    def measurement(self) -> Measurement:
+        samples = self._samples()
+        kept = samples.kept
+        looks = tuple(self._stopping.looks) if self._stopping else ()
+        status, reason = self._verdict()
+        ok = status == "ok"
+        quantiles = {}
+        if ok:
+            # The p50 decided when to stop, so it keeps the interval of its last look.
+            quantiles = {p: quantile_interval(kept, p, self._plan.confidence) for p in QUANTILES}
+            quantiles[0.5] = looks[-1].p50
+        return Measurement(
+            status=status,
+            reason=reason,
+            stopped_by=self._stopped_by or "failure",
+            samples=samples,
+            looks=looks,
+            quantiles=quantiles,
+            minimum_ns=int(kept.min()) if ok else None,
+            mad_ns=float(np.median(np.abs(kept - np.median(kept)))) if ok else None,
+            warmup_calls=int(samples.warmup.sum()),
+            warmup_seconds=sum(b.seconds for b in self._blocks if b.round_number < 0),
+            disturbed_calls=self._disturbed_calls(),
+            failure=self._failure,
+        )
+
+    def _verdict(self) -> tuple[Status, str]:
+        if self._failure is not None:
+            text = str(self._failure).strip().split("\n", 1)[0]
+            return "error", f"{type(self._failure).__name__}: {text}"
+        if self._stopped_by == "no-steady-state" or self._stopping is None:
+            return "not-stationary", (
+                f"no steady state within {self._plan.max_warmup_s:g} s of warm-up "
+                f"({sum(len(b.nanoseconds) for b in self._blocks)} calls); raise max_warmup_s"
+            )
+        drift = self._stopping.looks[-1].drift
+        if drift.significant:
+            return "not-stationary", (
+                f"the median moved by {drift.change:+.1%} from the first to the last third of "
+                f"{self._kept} calls; measure on a quieter machine or raise max_warmup_s"
+            )
+        return "ok", ""
+
+    def _timed_block(self, calls: int, rewarm: int, round_number: int) -> _Block | None:
+        """Let the sampler make one block of calls. None, and the cell is finished, if it fails."""
+        others = self._load.seconds(self._worker) if self._worker is not None else None
+        start = self._clock()
+        try:
+            nanoseconds = np.asarray(self._sampler.sample(calls, rewarm), dtype=np.int64)
+            if nanoseconds.shape != (calls,):
+                raise ValueError(f"asked for {calls} samples, got shape {nanoseconds.shape}")
+        except Exception as error:  # noqa: BLE001 - kept as the cell's outcome, the rest go on
+            self._failure = error
+            self._finish("failure")
+            return None
+        seconds = self._clock() - start
+        disturbed = None
+        if others is not None and self._worker is not None:
+            after = self._load.seconds(self._worker)
+            if after is not None:
+                disturbed = is_disturbed(after - others, seconds, self._plan.disturbed_cores)
+        block = _Block(nanoseconds, seconds, round_number, disturbed)
+        self._blocks.append(block)
+        return block
+
+    def _samples(self) -> Samples:
+        lengths = [len(block.nanoseconds) for block in self._blocks]
+        rounds = np.repeat(np.array([b.round_number for b in self._blocks], np.int32), lengths)
+        return Samples(
+            nanoseconds=np.concatenate(
+                [np.empty(0, np.int64), *(block.nanoseconds for block in self._blocks)]
+            ),
+            warmup=rounds < 0,
+            block=np.repeat(np.arange(len(self._blocks), dtype=np.int32), lengths),
+            round=rounds,
+            disturbed=np.repeat(np.array([bool(b.disturbed) for b in self._blocks], bool), lengths),
+        )
+
+    def _disturbed_calls(self) -> int | None:
+        kept = [block for block in self._blocks if block.round_number >= 0]
+        if not kept or any(block.disturbed is None for block in kept):
+            return None
+        return sum(len(block.nanoseconds) for block in kept if block.disturbed)
+
+    def _finish(self, why: StoppedBy) -> None:
+        self._stopped_by = why
+        self._report("finished", 1.0)
+
+    def _report(self, phase: Literal["warm-up", "measuring", "finished"], fraction: float) -> None:
+        looks = self._stopping.looks if self._stopping else []
+        precision = looks[-1].precision if looks else math.inf
+        self._on_progress(Progress(self.name, phase, self._kept, precision, min(fraction, 1.0)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One turn's calls."""
+
+    nanoseconds: np.ndarray
+    seconds: float
+    round_number: int
+    disturbed: bool | None

@@ -1,0 +1,65 @@
+"""What measuring one cell gave: every sample, how it came about, and the final figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from suites.measure.quantiles import Insufficient, QuantileEstimate
+from suites.measure.stopping import Look
+
+Status = Literal["ok", "not-stationary", "error"]
+StoppedBy = Literal["precision", "time", "samples", "failure", "no-steady-state"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Every timed call of a cell in order of time, columns of equal length."""
+
+    nanoseconds: np.ndarray
+    """int64, one call each."""
+    warmup: np.ndarray
+    """bool: made before the steady state, and in no figure."""
+    block: np.ndarray
+    """int32: the cell's turns, counted from 0, a warm-up window counting as one."""
+    round: np.ndarray
+    """int32: the round of the whole group; -1 during warm-up. Cells are compared by rounds."""
+    disturbed: np.ndarray
+    """bool: other processes were busy during the block."""
+
+    @property
+    def kept(self) -> np.ndarray:
+        """int64 nanoseconds of the calls after warm-up."""
+        return self.nanoseconds[~self.warmup]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One cell's outcome. Whatever the status, ``samples`` holds all that was timed."""
+
+    status: Status
+    reason: str
+    """One line; empty for ``ok``."""
+    stopped_by: StoppedBy
+    samples: Samples
+    looks: tuple[Look, ...]
+    quantiles: dict[float, QuantileEstimate | Insufficient]
+    """p50, p90 and p99 in nanoseconds, by level. Empty unless the status is ``ok``."""
+    minimum_ns: int | None
+    mad_ns: float | None
+    """Median absolute deviation from the median, unscaled."""
+    warmup_calls: int
+    warmup_seconds: float
+    disturbed_calls: int | None
+    """Kept calls in disturbed blocks; None where the system cannot tell."""
+    failure: Exception | None = None
+    """What the sampler raised, if it did."""
+
+    @property
+    def precision(self) -> float:
+        """Relative half width of the p50's interval that was reached; infinite without one."""
+        p50 = self.quantiles.get(0.5)
+        return p50.precision if isinstance(p50, QuantileEstimate) else math.inf
