@@ -1,0 +1,194 @@
+"""The passes a recipe can name: their parameters, bounds and place in the order.
+
+Nothing heavy is imported here, so that the main process can read and check recipes. What a pass
+does is in the module of its own name (``quantize/int8.py``, ...), loaded by ``quantize/build.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from compile.artifact import Kind
+
+Patterns = tuple[str, ...]
+"""Shell patterns (``*head*``), matched against the names of nodes and of their weights."""
+
+
+class Pass(BaseModel):
+    """One transformation of an artifact, as asked for. Its fields are its parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Raised whenever the pass would make other bytes from the same input."""
+    kinds: ClassVar[tuple[Kind, ...]]
+    """Kinds of artifact that it can transform; the result is of the same kind."""
+    rank: ClassVar[int]
+    """Place in a recipe: passes come in strictly rising rank, so at most one of each rank."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose version decides the bytes of the result."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it calibrates or trains, and so asks for a task or the user's own data."""
+        return False
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters, defaults included, as JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Distill(Pass):
+    """Train a shallower student on the teacher's logits, hidden states and the labels."""
+
+    name = "distill"
+    version = 1
+    kinds = ("torch",)
+    rank = 0
+    libraries = ("torch",)
+
+    layers: int | None = Field(default=None, ge=1)
+    """Layers of the student; half of the teacher's, rounded up, where nothing is said."""
+    teacher: Literal["torch", "onnx"] = "torch"
+    """``onnx`` runs the teacher as its exported graph in ONNX Runtime: logits only."""
+    temperature: float = Field(default=2.0, gt=0, le=20)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """Weight of the teacher's logits; the labels get the rest."""
+    hidden: float = Field(default=1.0, ge=0)
+    """Weight of the hidden states' cosine distance."""
+    steps: int = Field(default=120, ge=1)
+    lr: float = Field(default=5e-4, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+
+class Prune(Pass):
+    """Set the smallest weights of the linear layers to zero and train the rest to recover."""
+
+    name = "prune"
+    version = 1
+    kinds = ("torch",)
+    rank = 1
+    libraries = ("torch",)
+
+    sparsity: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the weights of the selected layers that become zero."""
+    scope: Literal["global", "layer"] = "global"
+    """One threshold for all layers together, or the same share in each layer."""
+    exclude: Patterns = Field(default=(), strict=False)
+    steps: int = Field(default=100, ge=0)
+    """Steps of recovery; 0 prunes without training, and then needs no data."""
+    lr: float = Field(default=3e-4, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.steps > 0
+
+
+class Fuse(Pass):
+    """Let ONNX Runtime fuse subgraphs into its own operators, in the file."""
+
+    name = "fuse"
+    version = 1
+    kinds = ("onnx",)
+    rank = 2
+    libraries = ("onnx", "onnxruntime")
+
+    level: Literal["basic", "extended"] = "extended"
+
+
+class Fp16(Pass):
+    """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
+
+    name = "fp16"
+    version = 1
+    kinds = ("torch", "onnx")
+    rank = 3
+    libraries = ("torch", "onnx", "onnxruntime")
+
+    exclude: Patterns = Field(default=(), strict=False)
+    """Nodes of an ONNX graph that stay in float32, beside the operators known to overflow."""
+    min_snr_db: float = Field(default=35.0, ge=0)
+
+
+class Bf16(Pass):
+    """bfloat16: the range of float32 in half the bytes. torch only."""
+
+    name = "bf16"
+    version = 1
+    kinds = ("torch",)
+    rank = 3
+    libraries = ("torch",)
+
+    min_snr_db: float = Field(default=20.0, ge=0)
+
+
+class Int8(Pass):
+    """Multiply 8-bit integers: weights s8 per output channel, activations u8 per tensor."""
+
+    name = "int8"
+    version = 1
+    kinds = ("onnx",)
+    rank = 3
+    libraries = ("onnx", "numpy")
+
+    mode: Literal["dynamic", "static"] = "dynamic"
+    """Ranges of the activations are found in each call, or once from calibration data."""
+    calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50, lt=100)
+    """Share of an activation's values, per cent, that ``percentile`` keeps inside its range."""
+    examples: int = Field(default=128, ge=1)
+    """Examples of the calibration split."""
+    exclude: Patterns = Field(default=(), strict=False)
+    embeddings: bool = False
+    """Also store the tables of ``Gather`` in 8 bits."""
+    min_snr_db: float = Field(default=10.0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.mode == "static"
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Int8:
+        unused = {"calibration", "percentile", "examples"} if self.mode == "dynamic" else set()
+        if self.mode == "static" and self.calibration != "percentile":
+            unused = {"percentile"}
+        if given := sorted(unused & self.model_fields_set):
+            needed = 'mode = "static"' if self.mode == "dynamic" else 'calibration = "percentile"'
+            raise ValueError(f"{', '.join(given)} would have no effect without {needed}")
+        return self
+
+
+class Int4(Pass):
+    """Store weights in 4 bits, rounded to nearest in blocks, for ``MatMulNBits``."""
+
+    name = "int4"
+    version = 1
+    kinds = ("onnx",)
+    rank = 3
+    libraries = ("onnx", "numpy")
+
+    block: Literal[16, 32, 64, 128] = 32
+    """Weights along the reduced axis that share one scale."""
+    symmetric: bool = True
+    """Zero is code 8 in every block; otherwise each block has a zero point of its own."""
+    accuracy_level: Literal[0, 1, 2, 3, 4] = 4
+    """What the kernel may compute in: 0 whatever it likes, 1 fp32, 2 fp16, 3 bf16, 4 int8."""
+    exclude: Patterns = Field(default=(), strict=False)
+    embeddings: bool = False
+    """Also store the tables of ``Gather`` in 4 bits."""
+    min_snr_db: float = Field(default=5.0, ge=0)
+
+
+PASSES: dict[str, type[Pass]] = {
+    cls.name: cls for cls in (Distill, Prune, Fuse, Fp16, Bf16, Int8, Int4)
+}
