@@ -248,6 +248,8 @@ def _samples_table(cell_id: str, samples: Mapping[str, np.ndarray]) -> pa.Table:
         "phase": ["sample"] * count if "phase" not in samples else None,
         "disturbed": np.zeros(count, bool),
     }
+    if strange := set(samples.get("phase", ())) - {"warmup", "sample"}:
+        raise ReportError(f"column 'phase' can be warmup or sample, not {min(strange)!r}")
     return _table(SAMPLES, {**defaults, **samples}, count)
 
 
@@ -274,6 +276,8 @@ def _table(schema: pa.Schema, columns: Mapping[str, Any], count: int) -> pa.Tabl
         try:
             array = values if isinstance(values, pa.Array) else pa.array(values)
             arrays.append(array.cast(field.type))
+            if array.null_count and not field.nullable:
+                raise ReportError(f"column {field.name!r} has a null")
         except (pa.ArrowException, TypeError) as error:
             raise ReportError(f"column {field.name!r} is not {field.type}: {error}") from error
     return pa.Table.from_arrays(arrays, schema=schema)
