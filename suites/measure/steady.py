@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from suites.measure.quantiles import QuantileEstimate, quantile_interval
+from suites.measure.quantiles import QuantileEstimate, autoregressive_samples, quantile_interval
 
 WINDOW_CALLS = 6
 """Fewest calls for which a 95 % interval of the median exists: ``2 * 0.5^6 < 0.05``."""
@@ -74,15 +74,24 @@ def drift_of(samples: np.ndarray, tolerance: float) -> Drift:
 
     ``significant`` asks for both: a change beyond ``tolerance`` (relative), so that a long series
     is not refused for a change that nobody would care about, and disjoint intervals, so that a
-    short and noisy one is not refused for its noise.
+    short and noisy one is not refused for its noise. The effective samples of a third are those
+    of its rest around a line: a drift inside it must not pass for noise that hides the drift.
     """
     third = len(samples) // 3
-    if third == 0:
+    if third < WINDOW_CALLS:
         return Drift(0.0, False)
-    first = quantile_interval(samples[:third], 0.5, DRIFT_CONFIDENCE)
-    last = quantile_interval(samples[-third:], 0.5, DRIFT_CONFIDENCE)
-    start, end = float(np.median(samples[:third])), float(np.median(samples[-third:]))
+    parts = samples[:third], samples[-third:]
+    start, end = (float(np.median(part)) for part in parts)
     change = end / start - 1 if start > 0 else 0.0
+    first, last = (
+        quantile_interval(
+            part,
+            0.5,
+            DRIFT_CONFIDENCE,
+            effective=autoregressive_samples(part, detrended=True),
+        )
+        for part in parts
+    )
     apart = (
         isinstance(first, QuantileEstimate)
         and isinstance(last, QuantileEstimate)
