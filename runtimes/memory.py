@@ -1,0 +1,108 @@
+"""Memory of the running process: resident pages from /proc, and what the C allocator holds.
+
+The kernel counts pages, the C allocator counts what it asked the kernel for (``reserved``) and
+what its callers hold (``in use``); the difference is kept for reuse and wasted until then. An
+allocator on top of ``malloc`` (ONNX Runtime's CPU arena, torch's Python objects) looks wholly "in
+use" from below: ONNX Runtime's Python interface does not tell its arena's statistics, so its
+idle part is not counted as waste.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from runtimes.session import MemoryBreakdown
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def resident() -> int | None:
+    """Resident set size (VmRSS) in bytes; None where /proc does not tell."""
+    return _status("VmRSS")
+
+
+def peak() -> int | None:
+    """Largest resident set (VmHWM) in bytes since the process began or ``reset_peak`` worked."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Make ``peak`` start again at the present resident set: write 5 to /proc/self/clear_refs.
+
+    False where the kernel refuses (containers whose /proc is read-only): then ``peak`` covers the
+    process's whole life, and whoever wants the peak of one call must report None.
+    """
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's ``struct mallinfo2`` (malloc.h, glibc >= 2.33), all fields ``size_t``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def c_allocator() -> tuple[int, int] | None:
+    """Bytes (reserved, in use) of glibc's malloc over all arenas; None without glibc >= 2.33.
+
+    reserved = arena + hblkhd, in use = uordblks + hblkhd, where ``hblkhd`` is what was mapped
+    block by block.
+    """
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return None
+    mallinfo2.restype = _Mallinfo2
+    info = mallinfo2()
+    return info.arena + info.hblkhd, info.uordblks + info.hblkhd
+
+
+def cpu_breakdown(
+    weights_bytes: int | None, peak_bytes: int | None, tensors: Iterable[np.ndarray]
+) -> MemoryBreakdown:
+    """The breakdown of a session whose memory is the process's own.
+
+    ``tensors`` are the inputs and outputs of one call, for the theoretical minimum.
+    """
+    allocator = c_allocator()
+    return replace(
+        minimum(MemoryBreakdown(weights_bytes=weights_bytes), tensors),
+        resident_bytes=resident(),
+        peak_bytes=peak_bytes,
+        reserved_bytes=allocator[0] if allocator else None,
+        in_use_bytes=allocator[1] if allocator else None,
+    )
+
+
+def minimum(breakdown: MemoryBreakdown, tensors: Iterable[np.ndarray]) -> MemoryBreakdown:
+    """The same with ``minimum_bytes`` = weights + inputs + outputs of one call."""
+    if breakdown.weights_bytes is None:
+        return breakdown
+    total = breakdown.weights_bytes + sum(tensor.nbytes for tensor in tensors)
+    return replace(breakdown, minimum_bytes=total)
+
+
+def _status(key: str) -> int | None:
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return None

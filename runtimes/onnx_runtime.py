@@ -1,0 +1,349 @@
+"""ONNX Runtime with its CPU, CUDA and TensorRT providers.
+
+On CPU the timed call is ``session.run(None, feeds)`` with NumPy arrays, as in a user's own loop.
+On CUDA inputs and outputs are bound on the device before the clock starts.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from compile.errors import InputError, Unsupported
+from compile.signature import Feeds, Signature
+from runtimes import memory
+from runtimes.manifest import read_signature
+from runtimes.options import parse
+from runtimes.session import (
+    Availability,
+    FairnessContract,
+    MemoryBreakdown,
+    Outputs,
+    Proof,
+    SessionOptions,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MODEL = "model.onnx"
+PROVIDERS = {
+    "onnxruntime-cpu": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
+INTEGER_OPERATORS = frozenset(
+    {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "ConvInteger"}
+    | {"QGemm", "QAttention", "DynamicQuantizeLSTM"}
+)
+"""Beside every QLinear* operator, and MatMulNBits of accuracy level 4."""
+INT8_ACCURACY_LEVEL = 4
+"""MatMulNBits: the activations too are quantized to int8 (``accuracy_level`` attribute)."""
+CAST_OPERATORS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+ATTENTION_OPERATORS = frozenset(
+    {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"}
+    | {"PackedAttention", "PackedMultiHeadAttention", "DecoderMaskedMultiHeadAttention"}
+)
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeOptions:
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    """Level of the runtime's own graph rewriting; ``all`` is its default."""
+
+
+class OnnxRuntimeCpu:
+    name = "onnxruntime-cpu"
+    kinds = ("onnx",)
+    device = "cpu"
+
+    def availability(self) -> Availability:
+        """Importable, built with this provider, and not overwritten by its sibling package."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            return Availability(False, f"onnxruntime cannot be imported: {error}", self._way_out())
+        packages = {
+            name: version
+            for name in ("onnxruntime", "onnxruntime-gpu")
+            if (version := _installed(name)) is not None
+        }
+        if len(packages) == 2:
+            return Availability(
+                False,
+                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+                "pip uninstall onnxruntime onnxruntime-gpu, then install one of them",
+                packages,
+            )
+        versions = packages or {"onnxruntime": onnxruntime.__version__}
+        if PROVIDERS[self.name] not in onnxruntime.get_available_providers():
+            reason = f"this onnxruntime has no {PROVIDERS[self.name]}"
+            return Availability(False, reason, self._way_out(), versions)
+        if reason := self._missing_device():
+            return Availability(False, reason, self._way_out(), versions)
+        return Availability(True, versions=versions)
+
+    def open(self, folder: str, options: SessionOptions) -> OnnxRuntimeSession:
+        chosen = parse(OnnxRuntimeOptions, options.extra, self.name)
+        return OnnxRuntimeSession(Path(folder), PROVIDERS[self.name], options, chosen)
+
+    def _way_out(self) -> str:
+        return "pip install 'assay[cpu]'"
+
+    def _missing_device(self) -> str:
+        return ""
+
+
+class OnnxRuntimeCuda(OnnxRuntimeCpu):
+    name = "onnxruntime-cuda"
+    device = "cuda"
+
+    def _way_out(self) -> str:
+        return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]'"
+
+    def _missing_device(self) -> str:
+        return "" if Path("/dev/nvidiactl").exists() else "no CUDA device"
+
+
+class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
+    name = "onnxruntime-tensorrt"
+
+    def _way_out(self) -> str:
+        return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]' tensorrt-cu12"
+
+
+class OnnxRuntimeSession:
+    def __init__(
+        self,
+        folder: Path,
+        provider: str,
+        options: SessionOptions,
+        chosen: OnnxRuntimeOptions,
+    ) -> None:
+        import onnxruntime
+
+        self._path = folder / MODEL
+        if not self._path.is_file():
+            raise InputError(f"{folder} holds no {MODEL}")
+        if options.attention != "default":
+            raise Unsupported(
+                f"ONNX Runtime chooses the attention kernel itself, not {options.attention!r}"
+            )
+        self._ort = onnxruntime
+        self._provider = provider
+        self._device_id = _device_id(options.device, provider)
+        self._threads = options.threads
+        self._level = chosen.graph_optimization
+        self._signature = read_signature(str(folder))
+        threads_before = _os_threads()
+        self._session = self._open(self._session_options())
+        self._verify_threads(_os_threads() - threads_before)
+        _check_names(self._session, self._signature)
+        self._last: Feeds | None = None
+
+    def run(self, feeds: Feeds) -> Outputs:
+        self._last = feeds
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, feeds), strict=True))
+
+    def prepare(self, feeds: Feeds) -> Callable[[], object]:
+        self._last = feeds
+        if not self._on_device:
+            return partial(self._session.run, None, feeds)
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            value = self._ort.OrtValue.ortvalue_from_numpy(array, "cuda", self._device_id)
+            binding.bind_ortvalue_input(name, value)
+        for output in self._session.get_outputs():
+            binding.bind_output(output.name, "cuda", self._device_id)
+        session = self._session
+
+        def timed() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return timed
+
+    def contract(self) -> FairnessContract:
+        return FairnessContract(
+            clock="host",
+            copies="excluded" if self._on_device else "none",
+            synchronised=True,
+            io_binding=self._on_device,
+            threads=self._threads,
+            precision="f32",
+        )
+
+    def proof(self) -> Proof:
+        """What a profiled call in a second session reports, node by node."""
+        if self._last is None:
+            raise RuntimeError("proof is asked after at least one run")
+        nodes = self._profile(self._last)
+        kernels = Counter(operator for operator, _ in nodes)
+        providers = Counter(provider for _, provider in nodes)
+        attention = sorted(kernels.keys() & ATTENTION_OPERATORS)
+        int8_weights, unknown = self._int8_weight_only(kernels["MatMulNBits"])
+        integer = int8_weights + sum(
+            count
+            for operator, count in kernels.items()
+            if operator in INTEGER_OPERATORS or operator.startswith("QLinear")
+        )
+        elsewhere = Counter(operator for operator, where in nodes if where != self._provider)
+        return Proof(
+            providers=dict(providers.most_common()),
+            kernels=dict(kernels.most_common()),
+            integer_kernels=integer,
+            casts=sum(kernels[operator] for operator in CAST_OPERATORS),
+            attention="+".join(f"onnx:{operator}" for operator in attention),
+            fallback="; ".join(filter(None, [_elsewhere(elsewhere, self._provider), unknown])),
+        )
+
+    def memory(self, feeds: Feeds) -> MemoryBreakdown:
+        peak_known = memory.reset_peak()
+        outputs = self.run(feeds)
+        weights = sum(
+            path.stat().st_size
+            for path in self._path.parent.iterdir()
+            if path.name == MODEL or path.name.startswith(f"{MODEL}.")
+        )
+        return memory.cpu_breakdown(
+            weights,
+            memory.peak() if peak_known else None,
+            [*feeds.values(), *outputs.values()],
+        )
+
+    def close(self) -> None:
+        del self._session
+
+    @property
+    def _on_device(self) -> bool:
+        return self._provider != PROVIDERS["onnxruntime-cpu"]
+
+    def _session_options(self) -> onnxruntime.SessionOptions:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
+        levels = self._ort.GraphOptimizationLevel
+        options.graph_optimization_level = {
+            "disabled": levels.ORT_DISABLE_ALL,
+            "basic": levels.ORT_ENABLE_BASIC,
+            "extended": levels.ORT_ENABLE_EXTENDED,
+            "all": levels.ORT_ENABLE_ALL,
+        }[self._level]
+        return options
+
+    def _open(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        if self._on_device and hasattr(self._ort, "preload_dlls"):
+            self._ort.preload_dlls()  # CUDA and cuDNN from their pip packages
+        wanted: list[Any] = [self._provider]
+        if self._on_device:
+            wanted = [(self._provider, {"device_id": self._device_id}), "CPUExecutionProvider"]
+        try:
+            session = self._ort.InferenceSession(str(self._path), options, providers=wanted)
+        except Exception as error:  # ONNX Runtime's classes have no base of their own
+            raise _explained(error) from error
+        if self._provider not in session.get_providers():
+            raise Unsupported(f"{self._provider} could not be loaded; ONNX Runtime fell back")
+        session.disable_fallback()
+        return session
+
+    def _verify_threads(self, started: int) -> None:
+        """The intra-op pool is the caller and ``threads`` - 1 threads made with the session."""
+        if self._on_device:  # CUDA starts threads of its own; the pool only serves fallbacks
+            return
+        if started != self._threads - 1:
+            raise Unsupported(
+                f"ONNX Runtime runs {started + 1} threads where {self._threads} were asked"
+            )
+
+    def _profile(self, feeds: Feeds) -> list[tuple[str, str]]:
+        """(operator, provider) of each node of the optimised graph that one call executed."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._session_options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._open(options)
+            session.run(None, feeds)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        nodes = {
+            (event["name"], event["args"]["node_index"]): event["args"]
+            for event in events
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+        }
+        return [(node["op_name"], node["provider"]) for node in nodes.values()]
+
+    def _int8_weight_only(self, nodes: int) -> tuple[int, str]:
+        """How many MatMulNBits nodes multiply integers, and a note where that cannot be known."""
+        if nodes == 0:
+            return 0, ""
+        try:
+            import onnx
+        except ImportError:
+            return 0, "accuracy level of MatMulNBits unknown: the onnx package is missing"
+        model = onnx.load(str(self._path), load_external_data=False)
+        levels = [
+            next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
+            for node in model.graph.node
+            if node.op_type == "MatMulNBits"
+        ]
+        return sum(level == INT8_ACCURACY_LEVEL for level in levels), ""
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _os_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _device_id(device: str, provider: str) -> int:
+    if provider == PROVIDERS["onnxruntime-cpu"]:
+        if device != "cpu":
+            raise InputError(f"onnxruntime-cpu runs on cpu, not on {device!r}")
+        return 0
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index or "0").isdecimal():
+        raise InputError(f"{provider} runs on cuda:N, not on {device!r}")
+    return int(index or "0")
+
+
+def _check_names(session: onnxruntime.InferenceSession, signature: Signature) -> None:
+    """The graph must have the inputs and outputs that its manifest promises."""
+    for side, values, specs in (
+        ("inputs", session.get_inputs(), signature.inputs),
+        ("outputs", session.get_outputs(), signature.outputs),
+    ):
+        graph, manifest = {v.name for v in values}, {s.name for s in specs}
+        if graph != manifest:
+            differing = ", ".join(sorted(graph ^ manifest))
+            raise InputError(f"{MODEL} and its manifest disagree about the {side}: {differing}")
+
+
+def _explained(error: Exception) -> Exception:
+    """ONNX Runtime's load errors by whose they are: the file's, or this machine's."""
+    message = str(error).splitlines()[0]
+    if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument"):
+        return InputError(f"not a valid ONNX model: {message}")
+    if type(error).__name__ == "NotImplemented":
+        return Unsupported(f"ONNX Runtime has no kernel for it: {message}")
+    return error
+
+
+def _elsewhere(operators: Counter[str], provider: str) -> str:
+    """One line on the nodes that another provider ran, for example shape arithmetic on the CPU."""
+    if not operators:
+        return ""
+    listed = ", ".join(f"{n} {operator}" for operator, n in operators.most_common(5))
+    return f"{operators.total()} nodes ran outside {provider}: {listed}"

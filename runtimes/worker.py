@@ -1,0 +1,289 @@
+"""The process of one session. Run by path, ``python worker.py SOCKET_FD PARENT_PID ...``.
+
+It may run under any environment's interpreter, so it imports nothing but the standard library,
+NumPy and the rooms ``compile`` and ``runtimes``, found beside this file. Those two are registered
+as packages one by one: adding their parent folder to ``sys.path`` would leak the site-packages of
+Assay's environment into the other one, and the user's folder is not on the path either.
+
+Between requests it blocks in a read: an idle worker must not disturb the one being measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import gc
+import importlib.util
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from compile.signature import Feeds, Signature
+    from runtimes.session import Runtime, Session
+    from runtimes.wire import Channel
+
+PR_SET_PDEATHSIG = 1
+OUT_OF_MEMORY_WORDS = (
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "can't allocate memory",
+    "Failed to allocate memory",
+)
+QUIET_SLICE_S = 0.02
+QUIET_PATIENCE_S = 1.0
+
+
+class Worker:
+    """Serves one runtime and at most one open session; a method ``on_X`` answers request ``X``."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._session: Session | None = None
+        self._signature: Signature | None = None
+        self._baseline: int | None = None
+        self._call: Callable[[], object] | None = None
+
+    def on_availability(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        return asdict(self._runtime.availability()), {}
+
+    def on_open(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        from compile.errors import InputError, Unsupported
+        from runtimes import memory
+        from runtimes.manifest import read_signature
+        from runtimes.session import SessionOptions
+
+        if self._session is not None:
+            raise InputError("this worker has a session open already")
+        available = self._runtime.availability()
+        if not available.available:
+            raise Unsupported(f"{available.reason}; {available.way_out}".strip("; "))
+        self._signature = read_signature(body["folder"])
+        self._baseline = memory.resident()
+        peak_known = memory.reset_peak()
+        start = time.perf_counter_ns()
+        self._session = self._runtime.open(body["folder"], SessionOptions(**body["options"]))
+        return {
+            "open_ns": time.perf_counter_ns() - start,
+            "open_peak_bytes": memory.peak() if peak_known else None,
+        }, {}
+
+    def on_run(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        return {}, self._checked(feeds).run(feeds)
+
+    def on_prepare(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        start = time.perf_counter_ns()
+        self._call = self._checked(feeds).prepare(feeds)
+        return {"prepare_ns": time.perf_counter_ns() - start}, {}
+
+    def on_sample(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        """``unrecorded`` calls to wake caches and threads after others ran, then ``n`` samples."""
+        call = self._prepared()
+        gc.collect()
+        gc.disable()
+        try:
+            rewarm = clock_calls(call, body["unrecorded"])
+            samples = clock_calls(call, body["n"])
+        finally:
+            gc.enable()
+        wait_until_quiet()
+        return {}, {"samples_ns": samples, "unrecorded_ns": rewarm}
+
+    def on_throughput(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        """Calls back to back until ``seconds`` have passed; the last one is finished and counts."""
+        call = self._prepared()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(body["unrecorded"]):
+                call()
+            calls = 0
+            start = now = time.perf_counter_ns()
+            end = start + int(body["seconds"] * 1e9)
+            while now < end:
+                call()
+                calls += 1
+                now = time.perf_counter_ns()
+        finally:
+            gc.enable()
+        wait_until_quiet()
+        return {"calls": calls, "ns": now - start}, {}
+
+    def on_memory(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        breakdown = self._checked(feeds).memory(feeds)
+        return asdict(replace(breakdown, baseline_bytes=self._baseline)), {}
+
+    def on_proof(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        return asdict(self._opened().proof()), {}
+
+    def on_contract(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        return asdict(self._opened().contract()), {}
+
+    def on_close(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        self._call = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        return {}, {}
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("no session is open")
+        return self._session
+
+    def _prepared(self) -> Callable[[], object]:
+        if self._call is None:
+            raise RuntimeError("no call is prepared")
+        return self._call
+
+    def _checked(self, feeds: Feeds) -> Session:
+        from runtimes.feeds import check
+
+        session = self._opened()
+        assert self._signature is not None
+        check(self._signature, feeds)
+        return session
+
+
+Reply = tuple[dict[str, Any], "Feeds"]
+
+
+def clock_calls(call: Callable[[], object], n: int) -> np.ndarray:
+    """Nanoseconds of each of ``n`` calls by ``perf_counter_ns``, int64 ``(n,)``."""
+    import numpy as np
+
+    clock = time.perf_counter_ns
+    samples = np.empty(n, np.int64)
+    for i in range(n):
+        start = clock()
+        call()
+        samples[i] = clock() - start
+    return samples
+
+
+def wait_until_quiet() -> None:
+    """Sleep until this process's threads use no CPU, at most ``QUIET_PATIENCE_S``.
+
+    Pool threads spin for a while after the last call (ONNX Runtime about 30 ms, Intel's OpenMP
+    200 ms) before they sleep. Forbidding them to spin would slow the timed call itself, so the
+    worker answers only when they have stopped, and the next worker finds a free machine.
+    """
+    deadline = time.monotonic() + QUIET_PATIENCE_S
+    before = time.process_time()
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_SLICE_S)
+        after = time.process_time()
+        if after - before < 0.02 * QUIET_SLICE_S:
+            return
+        before = after
+
+
+def serve(worker: Worker, channel: Channel) -> None:
+    """Answer requests until ``close`` or until the parent is gone."""
+    from runtimes.wire import PeerGone, WireError
+
+    while True:
+        try:
+            request, feeds = channel.receive()
+        except PeerGone:
+            return
+        command = request.pop("command")
+        try:
+            reply, arrays = getattr(worker, f"on_{command}")(request, feeds)
+            channel.send({"ok": reply}, arrays)
+        except PeerGone:
+            return
+        except WireError as error:
+            channel.send({"error": describe(error)})
+        except Exception as error:  # noqa: BLE001 - carried to the parent, which raises it
+            traceback.print_exc()
+            channel.send({"error": describe(error)})
+        if command == "close":
+            return
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """The error's kind, as ``runtimes.client`` raises it again, and its message."""
+    from compile.errors import Corrupted, Incorrect, InputError, Unsupported
+
+    message = str(error) or type(error).__name__
+    for kind in (InputError, Unsupported, Incorrect, Corrupted):
+        if isinstance(error, kind):
+            return {"kind": kind.__name__, "message": message}
+    words = f"{type(error).__name__}: {message}"
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word.lower() in message.lower() for word in OUT_OF_MEMORY_WORDS)
+    ):
+        return {"kind": "OutOfMemory", "message": words}
+    return {"kind": "Error", "message": words}
+
+
+def adopt_rooms(house: Path) -> None:
+    """Register ``compile`` and ``runtimes`` from ``house`` without touching ``sys.path``."""
+    for room in ("compile", "runtimes"):
+        folder = house / room
+        spec = importlib.util.spec_from_file_location(
+            room, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[room] = module
+        spec.loader.exec_module(module)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when the thread that started it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request was in force
+        os._exit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--memory-limit", type=int)
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent)
+    faulthandler.enable()
+    if arguments.memory_limit:
+        # Private writable memory only: torch and CUDA reserve address space that they never use.
+        limit = (arguments.memory_limit, arguments.memory_limit)
+        resource.setrlimit(resource.RLIMIT_DATA, limit)
+    adopt_rooms(Path(__file__).resolve().parent.parent)
+
+    from runtimes import registry
+    from runtimes.wire import Channel
+
+    channel = Channel(socket.socket(fileno=arguments.socket))
+    try:
+        runtime = registry.entry(arguments.runtime).load()
+    except Exception as error:  # noqa: BLE001 - carried to the parent, which raises it
+        channel.send({"error": describe(error)})
+        return
+    channel.send({"ok": {"python": sys.version.split()[0]}})
+    serve(Worker(runtime), channel)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Skip interpreter shutdown: a library that crashes in its destructors is no finding.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
