@@ -1,0 +1,128 @@
+"""The command line: ``assay run | list | build | report | doctor``.
+
+Each command is a thin reading of its arguments. Errors are one line without a traceback, unless
+``--debug`` asks for it; the exit code says what kind of error it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from compile.errors import InputError
+from reports.errors import ReportError
+
+EXIT_OK = 0
+EXIT_BAD_INPUT = 2
+EXIT_CELL_FAILED = 4
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except (InputError, ReportError) as error:
+        if options.debug:
+            raise
+        print(f"assay: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("assay: interrupted; --resume goes on from the finished cells", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `assay list | head`
+        sys.stderr.close()
+        return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="assay", description="Which build of this model should we ship?"
+    )
+    parser.add_argument("--version", action="version", version=f"assay {version('assay')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, help: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", "Run a suite: build, check, measure and report its cells.", _run)
+    run.add_argument("suite", help="a shipped suite's name or a TOML file")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    run.add_argument("--only", metavar="GLOB", help="only cells whose label or axis matches")
+    run.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    run.add_argument(
+        "--fresh", action="store_true", help="replace a run of the same suite that is in DIR"
+    )
+
+    listing = add("list", "List what can be named in a suite.", _list)
+    listing.add_argument(
+        "what",
+        nargs="?",
+        choices=("suites", "models", "recipes", "passes", "runtimes", "tasks", "columns", "cells"),
+        default="suites",
+    )
+    listing.add_argument("suite", nargs="?", help="for cells: the suite to expand")
+
+    build = add("build", "Make one artifact and put it into a folder.", _build)
+    build.add_argument("model", help="a zoo name, a folder, file.py:factory, or an ONNX file")
+    build.add_argument("--recipe", default="fp32", metavar="R", help="name or TOML file")
+    build.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    build.add_argument("--task", metavar="TASK", help="the task whose data passes may use")
+    build.add_argument("--kind", choices=("onnx", "torch"), help="default: what the recipe makes")
+
+    report = add("report", "Rebuild the tables and the report of a run.", _report)
+    report.add_argument("folder", type=Path, metavar="DIR")
+
+    doctor = add("doctor", "Say what this machine can run, and why not the rest.", _doctor)
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from suites.run import run
+
+    statuses = run(
+        options.suite, options.out, only=options.only, resume=options.resume, fresh=options.fresh
+    )
+    failed = {"incorrect", "out-of-memory", "timeout", "error"}
+    return EXIT_CELL_FAILED if failed & set(statuses) else EXIT_OK
+
+
+def _list(options: argparse.Namespace) -> int:
+    from suites import listing
+
+    if options.what == "cells" and not options.suite:
+        raise InputError("assay list cells needs a suite: assay list cells SUITE")
+    if options.what != "cells" and options.suite:
+        raise InputError(f"assay list {options.what} takes no suite")
+    listing.show(options.what, options.suite)
+    return EXIT_OK
+
+
+def _build(options: argparse.Namespace) -> int:
+    from suites.build import build_into
+
+    build_into(options.model, options.recipe, options.out, options.task, options.kind)
+    return EXIT_OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    import reports
+
+    reports.rebuild(options.folder)
+    print(options.folder / "report.html")
+    return EXIT_OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from suites import listing
+
+    listing.doctor(as_json=options.json)
+    return EXIT_OK
