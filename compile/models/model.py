@@ -127,9 +127,7 @@ def load_model(folder: Path) -> Model:
     )
 
 
-def _rebuild(
-    family: str, origin: dict[str, Any], signature: Signature, folder: Path
-) -> nn.Module:
+def _rebuild(family: str, origin: dict[str, Any], signature: Signature, folder: Path) -> nn.Module:
     # Imported here: each family brings libraries that the others do not need.
     if family == "transformer":
         from compile.models.transformer import Transformer
