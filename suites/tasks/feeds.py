@@ -1,0 +1,32 @@
+"""From a task's tokens to the inputs that one model wants."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compile.errors import InputError
+from compile.signature import Feeds, Signature, TensorSpec
+
+
+def fit_feeds(feeds: Feeds, signature: Signature) -> Feeds:
+    """The signature's inputs in its order: what it does not take is left out, positions are
+    derived from the mask, and a KV cache is given empty (``past = 0``).
+
+    Raises InputError for an input that text cannot feed (an image).
+    """
+    return {spec.name: _input(spec, feeds) for spec in signature.inputs}
+
+
+def _input(spec: TensorSpec, feeds: Feeds) -> np.ndarray:
+    if (known := feeds.get(spec.name)) is not None:
+        return np.ascontiguousarray(known, np.dtype(spec.dtype))
+    if spec.name == "position_ids":
+        mask = feeds["attention_mask"]
+        return np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.dtype(spec.dtype))
+    if "past" in spec.shape:
+        sizes = {"batch": len(feeds["input_ids"]), "past": 0}
+        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in spec.shape]
+        return np.zeros(shape, np.dtype(spec.dtype))
+    raise InputError(
+        f"a text task cannot feed the model's input {spec.name!r}; it has {', '.join(feeds)}"
+    )

@@ -1,0 +1,130 @@
+"""The embedded tokenizer, and how any tokenizer is asked for what a task needs.
+
+The embedded one is byte-level byte-pair encoding (Sennrich et al. 2016; the byte alphabet of
+GPT-2), trained on the train split alone. It normalises nothing, so that its tokens' bytes add up
+to the bytes of the text: bits per byte are exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from compile.errors import InputError
+from suites.tasks.cache import prepared
+from suites.tasks.corpus import Corpus
+
+VOCABULARY = 4096
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Their ids are their positions: 0 to 4."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that a task needs to know. None where the tokenizer has no such token."""
+
+    size: int
+    pad: int
+    first: int | None
+    """What a sequence begins with ([CLS], <s>, ...)."""
+    mask: int | None
+    special: frozenset[int]
+
+
+def embedded_tokenizer(corpus: Corpus) -> Tokenizer:
+    """The tokenizer trained on the corpus's train split, from the cache where it is there."""
+    version = importlib.metadata.version("tokenizers")
+    material = f"{corpus.fingerprint} {VOCABULARY} {SPECIAL_TOKENS} {version}"
+    key = hashlib.sha256(material.encode()).hexdigest()[:16]
+    path = prepared(
+        f"tokenizer-{key}.json",
+        lambda draft: _train(m.text for m in corpus.split("train")).save(str(draft)),
+    )
+    return Tokenizer.from_file(str(path))
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """A ``tokenizer.json``, or the one in a model's folder. Raises InputError."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; give a tokenizer.json or a folder that has one")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust library raises nothing narrower
+        raise InputError(f"{file} is not a tokenizer: {error}") from error
+    # A file may ask for its own truncation and padding; the tasks do both themselves.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """The special ids of any tokenizer, by the names that the published ones use."""
+
+    def find(*names: str) -> int | None:
+        return next((i for n in names if (i := tokenizer.token_to_id(n)) is not None), None)
+
+    ids = tokenizer.get_added_tokens_decoder()
+    return Vocabulary(
+        # The largest id, not the count: published vocabularies have gaps.
+        size=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
+        pad=find("[PAD]", "<pad>", "<|endoftext|>", "</s>") or 0,
+        first=find("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
+        mask=find("[MASK]", "<mask>"),
+        special=frozenset(i for i, token in ids.items() if token.special),
+    )
+
+
+def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """int64 ``(vocabulary,)``: bytes of text that each token stands for, 0 for special tokens.
+
+    Raises InputError for a tokenizer whose tokens do not add up to the text (WordPiece drops
+    white space and case), where bits per byte have no meaning.
+    """
+    probe = "A  b\té漢\n    return x\n"
+    known = vocabulary(tokenizer)
+    sizes = np.zeros(known.size, np.int64)
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
+        if token_id not in known.special:
+            # In the byte alphabet one character stands for one byte; an added token is text.
+            plain = alphabet.issuperset(token)
+            sizes[token_id] = len(token) if plain else len(token.encode())
+    covered = int(sizes[tokenizer.encode(probe, add_special_tokens=False).ids].sum())
+    if covered != len(probe.encode()):
+        raise InputError(
+            "this tokenizer does not keep every byte of the text, so bits per byte are undefined; "
+            "use a byte-level tokenizer or the embedded one"
+        )
+    return sizes
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> list[np.ndarray]:
+    """Token ids of each text, int32, with the tokenizer's own special tokens or without."""
+    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=special)
+    return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+
+def _train(texts: Iterable[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(t, SPECIAL_TOKENS.index(t)) for t in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
