@@ -36,6 +36,12 @@ class Pass(BaseModel):
         """Whether it calibrates or trains, and so asks for a task or the user's own data."""
         return False
 
+    def why_not(self, target: Kind) -> str | None:
+        """Why a build for ``target`` cannot hold this pass, in one line; None where it can."""
+        if target == "torch" and "torch" not in self.kinds:
+            return f"pass {self.name!r} works on ONNX graphs, which torch runtimes do not open"
+        return None
+
     def parameters(self) -> dict[str, Any]:
         """All parameters, defaults included, as JSON values."""
         return self.model_dump(mode="json")
@@ -130,6 +136,11 @@ class Bf16(Pass):
     libraries = ("torch",)
 
     min_snr_db: float = Field(default=20.0, ge=0)
+
+    def why_not(self, target: Kind) -> str | None:
+        if target == "onnx":
+            return "pass 'bf16' is for torch: ONNX Runtime has no bfloat16 kernels for the CPU"
+        return None
 
 
 class Int8(Pass):

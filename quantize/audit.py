@@ -1,0 +1,230 @@
+"""What a pass must prove of its result before it counts as made.
+
+Quantizers fail silently: they match no node, leave layers in float, emit graphs that no kernel
+runs, or destroy the outputs. Each check here raises ``PassFailed`` with what was expected and
+found, and returns what it measured as facts for the lineage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented
+
+from compile.artifact import MANIFEST, Artifact
+from compile.graph import MODEL
+from compile.signature import Feeds
+from quantize.linear import Selection
+
+EXACT_DB = 300.0
+"""Recorded as signal-to-noise ratio where outputs are identical (JSON knows no infinity)."""
+CHUNK = 1 << 20
+"""Values that are widened to float64 at a time."""
+INTEGER_KERNELS = frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QGemm",
+        "QLinearMatMul",
+    }
+)
+FLOAT_KERNELS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
+
+
+class PassFailed(RuntimeError):  # noqa: N818
+    """A pass did not do what it declares."""
+
+    def __init__(self, name: str, condition: str, expected: str, found: str) -> None:
+        super().__init__(f"pass {name}: {condition}: expected {expected}, found {found}")
+
+
+def check_matched(name: str, selection: Selection) -> dict[str, Any]:
+    """At least one layer was taken, and none was left because of its form."""
+    if selection.missed:
+        node, reason = next(iter(selection.missed.items()))
+        raise PassFailed(
+            name,
+            "nodes matched",
+            "every linear layer",
+            f"{len(selection.missed)} it cannot take, first {node!r}: {reason}; "
+            "bring the graph to its canonical form, or exclude the node by its name",
+        )
+    if not selection.layers:
+        raise PassFailed(
+            name, "nodes matched", "at least one linear layer", f"none ({_why_none(selection)})"
+        )
+    return {
+        "layers": len(selection.layers),
+        "layers_eligible": len(selection.layers) + len(selection.excluded),
+        "layers_excluded": dict(selection.excluded),
+    }
+
+
+def check_smaller(
+    name: str, weights: tuple[int, int], files: tuple[int, int], most: float
+) -> dict[str, Any]:
+    """The transformed weights take at most the share ``most`` of their bytes before, and the
+    files shrank. Both pairs are (bytes before, bytes after)."""
+    before, after = weights
+    if after > most * before:
+        raise PassFailed(
+            name,
+            "bytes of weights",
+            f"at most {most:.3g} of the {before} before",
+            f"{after / before:.3g} of them",
+        )
+    if files[1] >= files[0]:
+        raise PassFailed(name, "bytes of files", f"fewer than {files[0]}", f"{files[1]}")
+    return {
+        "weights_bytes_before": before,
+        "weights_bytes": after,
+        "weights_ratio": round(after / before, 4),
+        "file_ratio": round(files[1] / files[0], 4),
+    }
+
+
+def check_faithful(
+    name: str,
+    before: Callable[[Feeds], Feeds],
+    after: Callable[[Feeds], Feeds],
+    examples: Iterable[Feeds],
+    floor_db: float,
+) -> dict[str, Any]:
+    """Outputs are finite, within ``floor_db`` of what they were before, and not all the same.
+
+    The ratio is that of the worst output over all examples together.
+    """
+    power: defaultdict[str, float] = defaultdict(float)
+    noise: defaultdict[str, float] = defaultdict(float)
+    for feeds in examples:
+        reference, outputs = before(feeds), after(feeds)
+        for output, expected in reference.items():
+            got = outputs[output]
+            if got.shape != expected.shape:
+                raise PassFailed(name, f"shape of {output!r}", f"{expected.shape}", f"{got.shape}")
+            if not np.isfinite(got).all():
+                bad = int(got.size - np.isfinite(got).sum())
+                raise PassFailed(
+                    name, f"values of {output!r}", "finite ones", f"{bad} that are not"
+                )
+            signal, error = signal_and_noise(expected, got)
+            power[output] += signal
+            noise[output] += error
+    ratios = {output: decibels(power[output], noise[output]) for output in power}
+    worst = min(ratios, key=lambda output: ratios[output])
+    if ratios[worst] < floor_db:
+        raise PassFailed(
+            name,
+            f"signal-to-noise ratio of {worst!r}",
+            f"at least {floor_db:g} dB",
+            f"{ratios[worst]:.1f} dB",
+        )
+    if min(ratios.values()) == math.inf:
+        raise PassFailed(name, "effect", "other outputs than before", "the same to the last bit")
+    return {"snr_db": round(min(ratios[worst], EXACT_DB), 2)}
+
+
+def check_kernels(name: str, kernels: Mapping[str, int], least: int) -> dict[str, Any]:
+    """At least ``least`` multiplications ran in a kernel for quantized weights."""
+    quantized = sum(kernels.get(kernel, 0) for kernel in INTEGER_KERNELS)
+    floats = sum(kernels.get(kernel, 0) for kernel in FLOAT_KERNELS)
+    if quantized < least:
+        raise PassFailed(
+            name,
+            "kernels for quantized weights in ONNX Runtime",
+            f"{least}",
+            f"{quantized}, and {floats} products in float",
+        )
+    return {
+        "quantized_kernels": {k: kernels[k] for k in sorted(INTEGER_KERNELS & kernels.keys())},
+        "float_products": floats,
+    }
+
+
+def audit_onnx(
+    name: str,
+    source: Artifact,
+    folder: Path,
+    examples: Iterable[Feeds],
+    floor_db: float,
+    kernels: int,
+) -> dict[str, Any]:
+    """Open and run the graph in ``folder`` beside the one that it was made from."""
+    before = OnnxRun(name, source.folder / MODEL)
+    after = OnnxRun(name, folder / MODEL, profile=True)
+    facts = check_faithful(name, before, after, examples, floor_db)
+    return facts | check_kernels(name, after.kernels(), kernels)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of an ONNX artifact's files that are not its manifest."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name != MANIFEST)
+
+
+def signal_and_noise(reference: np.ndarray, outputs: np.ndarray) -> tuple[float, float]:
+    """sum ref^2 and sum (ref - out)^2 in float64, a chunk at a time."""
+    signal = noise = 0.0
+    expected, got = reference.reshape(-1), outputs.reshape(-1)
+    for start in range(0, expected.size, CHUNK):
+        wide = expected[start : start + CHUNK].astype(np.float64)
+        error = wide - got[start : start + CHUNK].astype(np.float64)
+        signal += float(wide @ wide)
+        noise += float(error @ error)
+    return signal, noise
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise); infinite without noise, minus infinity without signal."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+class OnnxRun:
+    """A graph open in ONNX Runtime on the CPU, for checking and never for timing."""
+
+    def __init__(self, name: str, path: Path, profile: bool = False) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._folder = tempfile.TemporaryDirectory(prefix="assay-audit-") if profile else None
+        if self._folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        try:
+            self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except (Fail, InvalidGraph, NotImplemented) as error:
+            reason = " ".join(str(error).split())
+            raise PassFailed(name, "graph", "one that ONNX Runtime opens", reason) from error
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, feeds: Feeds) -> Feeds:
+        return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
+
+    def kernels(self) -> Counter[str]:
+        """How many nodes of each operator type ran, by the session's own profile. Ends it."""
+        profile = Path(self.session.end_profiling())
+        ran = {
+            (event["args"]["node_index"], event["args"]["op_name"])
+            for event in json.loads(profile.read_text())
+            if event["cat"] == "Node" and event["name"].endswith("_kernel_time")
+        }
+        if self._folder:
+            self._folder.cleanup()
+        return Counter(op for _, op in ran)
+
+
+def _why_none(selection: Selection) -> str:
+    if selection.excluded:
+        return f"all {len(selection.excluded)} are excluded by name"
+    return "the graph has no MatMul by a constant matrix"

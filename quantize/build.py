@@ -1,0 +1,147 @@
+"""A recipe is carried out: each pass a step of the store, each starting from the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compile.artifact import Artifact, Kind, Made, Step, Store
+from compile.data import DataSource
+from compile.errors import InputError, Unsupported
+from quantize.passes import Bf16, Distill, Fp16, Fuse, Int4, Int8, Pass, Prune
+from quantize.recipe import Recipe
+
+Progress = Callable[[str], None]
+"""Is told what is being done, a line at a time."""
+
+
+def build(
+    recipe: Recipe,
+    source: Artifact,
+    target: Kind,
+    store: Store,
+    data: DataSource | None,
+    progress: Progress,
+) -> Artifact:
+    """The artifact of kind ``target`` that ``recipe`` makes of ``source``.
+
+    A torch artifact is exported before the first pass that works on ONNX, or at the end. What
+    the store holds already is not made again. Raises
+
+    - Unsupported where a pass of the recipe does not exist for ``target`` or for ``source``;
+    - InputError where a pass needs data and ``data`` is None;
+    - PassFailed (``quantize.audit``) where a pass did not do what it declares.
+    """
+    plan = _plan(recipe, source.kind, target)
+    for asked, _ in plan:
+        if asked and asked.needs_data and data is None:
+            raise InputError(
+                f"recipe {recipe.name!r}: pass {asked.name!r} needs data; give the model a task, "
+                "or name a file of examples"
+            )
+    artifact = source
+    for asked, kind in plan:
+        if asked is None:
+            artifact = _export(artifact, store, progress)
+        else:
+            artifact = _derive(asked, artifact, kind, store, data, progress)
+    return artifact
+
+
+def _plan(recipe: Recipe, source: Kind, target: Kind) -> list[tuple[Pass | None, Kind]]:
+    """Passes with the kind of artifact that each works on; None stands for the export."""
+    plan: list[tuple[Pass | None, Kind]] = []
+    kind = source
+    for asked in recipe.passes:
+        if asked.why_not(target):
+            raise Unsupported(f"recipe {recipe.name!r}: {asked.why_not(target)}")
+        wanted = target if target in asked.kinds else asked.kinds[0]
+        if kind == "onnx" and wanted == "torch":
+            raise Unsupported(
+                f"recipe {recipe.name!r}: pass {asked.name!r} trains a torch module, and this "
+                "model is an ONNX file"
+            )
+        if kind == "torch" and wanted == "onnx":
+            plan.append((None, "onnx"))
+        plan.append((asked, wanted))
+        kind = wanted
+    if kind == "torch" and target == "onnx":
+        plan.append((None, "onnx"))
+    elif kind == "onnx" and target == "torch":
+        raise Unsupported(f"recipe {recipe.name!r}: an ONNX file cannot become a torch module")
+    return plan
+
+
+def _export(artifact: Artifact, store: Store, progress: Progress) -> Artifact:
+    # Here, because a model that starts as an ONNX file needs no torch.
+    from compile.export import export_onnx
+
+    progress("export")
+    return export_onnx(artifact, store)
+
+
+def _derive(
+    asked: Pass,
+    artifact: Artifact,
+    kind: Kind,
+    store: Store,
+    data: DataSource | None,
+    progress: Progress,
+) -> Artifact:
+    """One pass as a step of the store."""
+    parameters: dict[str, Any] = asked.parameters()
+    if isinstance(asked, Int8):
+        from quantize.int8 import weight_bits
+
+        # Decided by this machine's processor, so it has to be part of the key.
+        parameters["weight_bits"] = weight_bits()
+    step = Step(
+        name=asked.name,
+        version=asked.version,
+        parameters=parameters,
+        data=data.fingerprint if data and asked.needs_data else "",
+        libraries=asked.libraries,
+    )
+
+    def make(folder: Path) -> Made:
+        progress(asked.name)
+        return _apply(asked, artifact, folder, data, progress)
+
+    return store.derive(step, artifact, make)
+
+
+def _apply(
+    asked: Pass, source: Artifact, folder: Path, data: DataSource | None, progress: Progress
+) -> Made:
+    """Run the pass's own module, imported here: each brings libraries that others do not need."""
+    match asked:
+        case Distill() if data:
+            from quantize.distill import make_distilled
+
+            return make_distilled(source, asked, folder, data, progress)
+        case Prune():
+            from quantize.prune import make_pruned
+
+            return make_pruned(source, asked, folder, data, progress)
+        case Fuse():
+            from quantize.fusion import make_fused
+
+            return make_fused(source, asked, folder)
+        case Fp16() if source.kind == "onnx":
+            from quantize.fp16 import make_fp16
+
+            return make_fp16(source, asked, folder)
+        case Fp16() | Bf16():
+            from quantize.torch_half import make_half
+
+            return make_half(source, asked, folder)
+        case Int8():
+            from quantize.int8 import make_int8
+
+            return make_int8(source, asked, folder, data, progress)
+        case Int4():
+            from quantize.int4 import make_int4
+
+            return make_int4(source, asked, folder)
+    raise TypeError(f"no implementation of pass {asked.name!r}")

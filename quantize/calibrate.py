@@ -1,0 +1,172 @@
+"""The ranges of activations, found by running a graph on calibration examples.
+
+Examples come one at a time, each of its own length, and only a fixed number of bins is kept for
+each activation: memory does not grow with the data. Nothing is cached here; the store keys a
+calibrated artifact by the fingerprint of its data.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto, helper, save_model
+
+from compile.errors import Incorrect
+from compile.signature import Feeds
+from quantize.passes import Int8
+
+BINS = 4096
+"""Bins of a histogram, the same number on both sides of zero."""
+LEVELS = 256
+CANDIDATES = 64
+"""Thresholds that ``entropy`` weighs against one another."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that 8-bit codes of an activation span."""
+
+    low: float
+    high: float
+
+    def u8(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale (float32) and zero point (uint8), both scalars; zero itself is always exact."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        scale = np.float32((high - low) / (LEVELS - 1)) or np.float32(1)
+        return np.asarray(scale), np.asarray(np.clip(round(-low / scale), 0, 255), np.uint8)
+
+
+@dataclass
+class Extremes:
+    """The smallest and the largest value of an activation."""
+
+    low: float = np.inf
+    high: float = -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+
+    def minmax(self) -> Range:
+        return Range(self.low, self.high)
+
+
+@dataclass
+class Histogram(Extremes):
+    """Counts of an activation's values in equal bins over [-limit, limit].
+
+    When a value lies outside, neighbouring bins are joined and the limit doubles, so the counts
+    stay exact for the bins that there are.
+    """
+
+    limit: float = 0.0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+
+    def add(self, values: np.ndarray) -> None:
+        super().add(values)
+        largest = max(-self.low, self.high)
+        if self.limit == 0.0:
+            self.limit = largest
+        while self.limit and largest > self.limit:
+            pairs = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.pad(pairs, BINS // 4)
+            self.limit *= 2
+        if self.limit == 0.0:
+            # Nothing but zeros so far: no width to cut into bins, and no matter which bin.
+            self.counts[BINS // 2] += values.size
+            return
+        self.counts += np.histogram(values, BINS, (-self.limit, self.limit))[0]
+
+    def percentile(self, share: float) -> Range:
+        """The range that holds ``share`` per cent of the values, as many cut off on each side."""
+        cumulated = np.cumsum(self.counts) / self.counts.sum()
+        outside = (100 - share) / 200
+        edges = np.linspace(-self.limit, self.limit, BINS + 1)
+        first = int(np.searchsorted(cumulated, outside, side="right"))
+        last = int(np.searchsorted(cumulated, 1 - outside, side="left"))
+        return self._within(edges[first], edges[min(last, BINS - 1) + 1])
+
+    def entropy(self) -> Range:
+        """The range whose 8-bit codes lose least information about the values.
+
+        Of thresholds between 1/64 and all of the limit, the one with the least Kullback-Leibler
+        divergence between the clipped distribution and its 256-level form (Migacz 2017, "8-bit
+        inference with TensorRT").
+        """
+        half = BINS // 2
+        best, best_loss = half, np.inf
+        for width in np.linspace(max(LEVELS // 2, half // CANDIDATES), half, CANDIDATES):
+            kept = int(width)
+            inside = self.counts[half - kept : half + kept].astype(np.float64)
+            clipped = inside.copy()
+            clipped[0] += self.counts[: half - kept].sum()
+            clipped[-1] += self.counts[half + kept :].sum()
+            if (loss := _divergence(clipped, _coarsened(inside))) < best_loss:
+                best, best_loss = kept, loss
+        threshold = self.limit * best / half
+        return self._within(-threshold, threshold)
+
+    def _within(self, low: float, high: float) -> Range:
+        return Range(max(low, self.low), min(high, self.high))
+
+
+def activation_ranges(
+    model: ModelProto, tensors: Sequence[str], examples: Iterable[Feeds], asked: Int8
+) -> dict[str, Range]:
+    """The range of each named float tensor of ``model`` over the examples.
+
+    Raises Incorrect where an activation is not finite. ``model`` is left as it was.
+    """
+    watch = Extremes if asked.calibration == "minmax" else Histogram
+    watched = {name: watch() for name in tensors}
+    observed = ModelProto()
+    observed.CopyFrom(model)
+    present = {output.name for output in observed.graph.output}
+    observed.graph.output.extend(
+        helper.make_empty_tensor_value_info(name) for name in tensors if name not in present
+    )
+    with tempfile.TemporaryDirectory(prefix="assay-calibrate-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(observed, path, save_as_external_data=True, location="model.onnx.data")
+        del observed
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Fusions could swallow the tensors that are watched.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for feeds in examples:
+            outputs = session.run(list(tensors), feeds)
+            for name, values in zip(tensors, outputs, strict=True):
+                if not np.isfinite(values).all():
+                    raise Incorrect(f"calibration: activation {name!r} is not finite")
+                watched[name].add(values)
+    return {name: _range(seen, asked) for name, seen in watched.items()}
+
+
+def _range(seen: Extremes, asked: Int8) -> Range:
+    if not isinstance(seen, Histogram):
+        return seen.minmax()
+    return seen.entropy() if asked.calibration == "entropy" else seen.percentile(asked.percentile)
+
+
+def _coarsened(counts: np.ndarray) -> np.ndarray:
+    """Counts in 256 levels, each level's count spread evenly over its bins that hold any."""
+    level = np.arange(counts.size) * LEVELS // counts.size
+    held = counts > 0
+    totals = np.bincount(level, counts, LEVELS)
+    bins = np.bincount(level, held, LEVELS)
+    return np.where(held, totals[level] / np.maximum(bins[level], 1), 0)
+
+
+def _divergence(reference: np.ndarray, approximation: np.ndarray) -> float:
+    """KL(reference || approximation), where a bin that only the reference holds counts as if the
+    approximation had a ten-thousandth of a value there."""
+    p = reference / max(reference.sum(), 1)
+    q = np.maximum(approximation, 1e-4) / max(np.maximum(approximation, 1e-4).sum(), 1e-12)
+    held = p > 0
+    return float(np.sum(p[held] * np.log(p[held] / q[held])))

@@ -1,0 +1,220 @@
+"""INT8: weights in s8 with a scale per output channel, activations in u8 with one per tensor.
+
+    y = (a_q - z_a) * s_a  @  w_q * s_w        a_q in 0..255, w_q in -127..127
+
+This pairing, u8 by s8, is the one that ONNX Runtime's CPU kernels all take; s8 by s8 leaves
+layers in float. Both modes quantize a weight alike and differ in the activations' ranges alone:
+``dynamic`` emits the operators that find a range in each call, ``static`` a QuantizeLinear and
+DequantizeLinear pair with a calibrated one. Only the inputs of layers are quantized, never their
+outputs: the kernels then return float32, and bias, activation, normalisation and residual keep
+their float fusions.
+
+ONNX Runtime's own quantizers are not used for two reasons. ``quantize_dynamic`` makes an invalid
+graph at opset 23 unless told which operators to leave, and its static calibrators hold every
+activation in memory and fail on inputs of unlike lengths. On a layer both agree with this
+module, which the tests check.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from compile.artifact import Artifact, Made
+from compile.data import DataSource
+from compile.errors import InputError
+from compile.graph import array, load_onnx, save_onnx
+from compile.parity import parity_feeds
+from compile.signature import Feeds
+from quantize.audit import audit_onnx, check_matched, check_smaller, folder_bytes
+from quantize.calibrate import Range, activation_ranges
+from quantize.linear import (
+    Footprint,
+    Layer,
+    Selection,
+    embedding_layers,
+    linear_layers,
+    replace_nodes,
+)
+from quantize.passes import Int8
+
+AUDITED = 16
+"""Calibration examples on which the result is compared with the graph before."""
+
+
+def make_int8(
+    source: Artifact,
+    asked: Int8,
+    folder: Path,
+    data: DataSource | None,
+    progress: Callable[[str], None],
+) -> Made:
+    """Carry out the pass on an ONNX artifact and audit the result.
+
+    Facts: layers matched and left alone, bytes, signal-to-noise ratio, kernels, ``weight_bits``.
+    """
+    model = load_onnx(source.folder)
+    selection = linear_layers(model, asked.exclude)
+    facts = check_matched(asked.name, selection)
+    tables = embedding_layers(model, asked.exclude) if asked.embeddings else []
+    audited: Iterable[Feeds] = (feeds for _, feeds in parity_feeds(source.signature))
+    ranges = None
+    if asked.mode == "static":
+        if data is None:
+            raise InputError("pass int8 (static) needs data to calibrate on")
+        progress(f"int8: calibrating on {asked.examples} examples")
+        inputs = list(dict.fromkeys(layer.node.input[0] for layer in selection.layers))
+        ranges = activation_ranges(model, inputs, data.calibration(asked.examples), asked)
+        # Synthetic inputs may lie outside of the calibrated ranges by right.
+        audited = data.calibration(min(asked.examples, AUDITED))
+    bits = weight_bits()
+    size = Footprint(model, [*selection.layers, *tables])
+    quantize_int8(model, selection, tables, ranges, bits)
+    save_onnx(model, folder)
+    facts |= {"mode": asked.mode, "weight_bits": bits, "embeddings": len(tables)}
+    files = (source.bytes, folder_bytes(folder))
+    facts |= check_smaller(asked.name, size.now(model), files, _share(selection))
+    facts |= audit_onnx(
+        asked.name, source, folder, audited, asked.min_snr_db, len(selection.layers)
+    )
+    return Made("onnx", source.signature, facts)
+
+
+def quantize_int8(
+    model: ModelProto,
+    selection: Selection,
+    embeddings: list[Layer],
+    ranges: Mapping[str, Range] | None,
+    bits: int,
+) -> None:
+    """Rewrite the selected layers of ``model`` in place.
+
+    ``ranges`` holds the range of each layer's input, by tensor name; None asks for dynamic ones.
+    ``bits`` is 8, or 7 on a processor whose u8s8 instructions saturate (``weight_bits``).
+    """
+    weights = {
+        name: channel_codes(array(tensor), bits) for name, tensor in selection.weights.items()
+    }
+    constants = [
+        numpy_helper.from_array(array, f"{name}{suffix}")
+        for name, (codes, scales) in weights.items()
+        for array, suffix in (
+            (codes, "_s8"),
+            (scales, "_scale"),
+            (np.zeros(scales.shape, np.int8), "_zero"),
+        )
+    ]
+    replacements: dict[str, list[NodeProto]] = {}
+    prepared: set[str] = set()
+    for layer in selection.layers:
+        if ranges is None:
+            nodes = _dynamic_layer(layer, prepared)
+        else:
+            nodes = _static_layer(layer, prepared)
+        replacements[layer.node.output[0]] = nodes
+    for name, found in (ranges or {}).items():
+        scale, zero = found.u8()
+        constants.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        constants.append(numpy_helper.from_array(zero, f"{name}_zero"))
+    for table in {layer.weight.name: layer for layer in embeddings}.values():
+        codes, scales = channel_codes(table.values().T, 8)
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(codes.T), _rows(table)))
+        constants.append(numpy_helper.from_array(scales[:, None], f"{_rows(table)}_scale"))
+    for layer in embeddings:
+        replacements[layer.node.output[0]] = _embedding(layer)
+    replace_nodes(model, replacements, constants)
+
+
+def channel_codes(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric codes of a (K, N) weight: int8 (K, N), and float32 scales (N,).
+
+    s = max |w| / (2^(bits-1) - 1) per column; a column of zeros gets scale 1.
+    """
+    limit = np.float32((1 << (bits - 1)) - 1)
+    largest = np.abs(weight).max(axis=0, initial=0)
+    scales = np.where(largest > 0, largest / limit, 1).astype(np.float32)
+    codes = np.clip(np.rint(weight / scales), -limit, limit).astype(np.int8)
+    return codes, scales
+
+
+def weight_bits() -> int:
+    """7 on an x86 processor without VNNI, otherwise 8.
+
+    There u8 by s8 is multiplied by ``vpmaddubsw``, which adds pairs of products in 16 bits and
+    saturates: 2 * 255 * 127 does not fit, 2 * 255 * 63 does.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return 8
+    cpuinfo = Path("/proc/cpuinfo")
+    return 8 if cpuinfo.exists() and "vnni" in cpuinfo.read_text() else 7
+
+
+def _share(selection: Selection) -> float:
+    """Most of their float32 bytes that the weights may take: a byte each and five bytes a
+    column, and a twentieth more."""
+    shapes = [weight.dims for weight in selection.weights.values()]
+    before = sum(4 * rows * columns for rows, columns in shapes)
+    return 1.05 * sum((rows + 5) * columns for rows, columns in shapes) / before
+
+
+def _dynamic_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
+    """ONNX Runtime fuses these, with the bias that follows, to DynamicQuantizeMatMul, or where
+    layers share an input to MatMulIntegerToFloat."""
+    source, result, weight = layer.node.input[0], layer.node.output[0], layer.weight.name
+    codes, scale, zero = f"{source}_u8", f"{source}_scale", f"{source}_zero"
+    nodes = [
+        helper.make_node(
+            "MatMulInteger",
+            [codes, f"{weight}_s8", zero, f"{weight}_zero"],
+            [f"{result}_i32"],
+            name=layer.node.name,
+        ),
+        helper.make_node("Cast", [f"{result}_i32"], [f"{result}_sum"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [scale, f"{weight}_scale"], [f"{result}_unit"]),
+        helper.make_node("Mul", [f"{result}_sum", f"{result}_unit"], [result]),
+    ]
+    if source not in prepared:
+        prepared.add(source)
+        nodes.insert(0, helper.make_node("DynamicQuantizeLinear", [source], [codes, scale, zero]))
+    return nodes
+
+
+def _static_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
+    """ONNX Runtime fuses these to MatMulIntegerToFloat."""
+    source, weight = layer.node.input[0], layer.weight.name
+    nodes = []
+    if source not in prepared:
+        prepared.add(source)
+        scale = [f"{source}_scale", f"{source}_zero"]
+        nodes += [
+            helper.make_node("QuantizeLinear", [source, *scale], [f"{source}_u8"]),
+            helper.make_node("DequantizeLinear", [f"{source}_u8", *scale], [f"{source}_dq"]),
+        ]
+    if weight not in prepared:
+        prepared.add(weight)
+        scale = [f"{weight}_scale", f"{weight}_zero"]
+        nodes.append(
+            helper.make_node("DequantizeLinear", [f"{weight}_s8", *scale], [f"{weight}_dq"], axis=1)
+        )
+    inputs = [f"{source}_dq", f"{weight}_dq"]
+    return [*nodes, helper.make_node("MatMul", inputs, layer.node.output, name=layer.node.name)]
+
+
+def _embedding(layer: Layer) -> list[NodeProto]:
+    """Rows of codes times their rows' scales."""
+    rows, ids, result = _rows(layer), layer.node.input[1], layer.node.output[0]
+    return [
+        helper.make_node("Gather", [rows, ids], [f"{result}_s8"], name=layer.node.name),
+        helper.make_node("Cast", [f"{result}_s8"], [f"{result}_codes"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", [f"{rows}_scale", ids], [f"{result}_scale"]),
+        helper.make_node("Mul", [f"{result}_codes", f"{result}_scale"], [result]),
+    ]
+
+
+def _rows(layer: Layer) -> str:
+    # Not the name that a layer by the same, tied weight gives its codes: those are transposed.
+    return f"{layer.weight.name}_rows"

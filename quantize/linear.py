@@ -1,0 +1,135 @@
+"""The linear layers of an ONNX graph: which of them a pass takes, and why it leaves the others.
+
+A layer is a ``MatMul`` by a constant matrix (K, N). The canonical form that Assay exports has no
+other kind. Products of two activations (attention's) are no layers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+from compile.graph import array, initializers, subgraphs, tensor_bytes
+
+FLOATS = (TensorProto.FLOAT,)
+"""Types that a weight may have before it is quantized."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One ``MatMul`` or ``Gather`` and its constant."""
+
+    node: NodeProto
+    weight: TensorProto
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.dims)
+
+    def values(self) -> np.ndarray:
+        """The weight as float32."""
+        return array(self.weight).astype(np.float32, copy=False)
+
+
+@dataclass
+class Selection:
+    """What a pass found in a graph."""
+
+    layers: list[Layer] = field(default_factory=list)
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Left alone as asked: node -> the reason."""
+    missed: dict[str, str] = field(default_factory=dict)
+    """Linear layers in a form that the pass cannot take: node -> the reason. The audit refuses
+    these: a layer left in float by accident is the field's best known silent failure."""
+
+    @property
+    def weights(self) -> dict[str, TensorProto]:
+        """The constants of all layers, each once (layers may share one)."""
+        return {layer.weight.name: layer.weight for layer in self.layers}
+
+
+def linear_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
+    """Every linear layer of the main graph, sorted by what can be done with it."""
+    constants = initializers(model)
+    selection = Selection()
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm", "FusedMatMul", "Attention") or not any(
+            name in constants for name in node.input[1:2]
+        ):
+            continue
+        weight = constants[node.input[1]]
+        if pattern := _matching(exclude, node.name, weight.name):
+            selection.excluded[node.name] = f"excluded by {pattern!r}"
+        elif node.op_type != "MatMul":
+            selection.missed[node.name] = f"a {node.op_type}, not the canonical MatMul"
+        elif weight.data_type not in FLOATS:
+            kind = TensorProto.DataType.Name(weight.data_type)
+            selection.missed[node.name] = f"its weight is {kind} already"
+        elif len(weight.dims) != 2:
+            selection.missed[node.name] = f"its weight has {len(weight.dims)} axes, not 2"
+        else:
+            selection.layers.append(Layer(node, weight))
+    return selection
+
+
+def embedding_layers(model: ModelProto, exclude: Sequence[str] = ()) -> list[Layer]:
+    """Every ``Gather`` of rows of a constant float table (rows, width)."""
+    constants = initializers(model)
+    return [
+        Layer(node, constants[node.input[0]])
+        for node in model.graph.node
+        if node.op_type == "Gather"
+        and node.input[0] in constants
+        and constants[node.input[0]].data_type in FLOATS
+        and len(constants[node.input[0]].dims) == 2
+        and all(a.i == 0 for a in node.attribute if a.name == "axis")
+        and not _matching(exclude, node.name, node.input[0])
+    ]
+
+
+class Footprint:
+    """What the weights of some layers take, before a pass and after it."""
+
+    def __init__(self, model: ModelProto, layers: Iterable[Layer]) -> None:
+        weights = {layer.weight.name: layer.weight for layer in layers}
+        self.weights = sum(map(tensor_bytes, weights.values()))
+        self.all = sum(map(tensor_bytes, model.graph.initializer))
+
+    def now(self, model: ModelProto) -> tuple[int, int]:
+        """Bytes of the weights before, and of what stands for them in ``model`` now.
+
+        Whatever constants the pass added, and originals that it left behind, count as theirs.
+        """
+        saved = self.all - sum(map(tensor_bytes, model.graph.initializer))
+        return self.weights, self.weights - saved
+
+
+def replace_nodes(
+    model: ModelProto, replacements: dict[str, list[NodeProto]], constants: Iterable[TensorProto]
+) -> None:
+    """Put nodes in the place of others, keyed by the first output of the replaced node, add
+    their constants, and drop the constants that nothing uses any more."""
+    graph = model.graph
+    nodes = [new for old in graph.node for new in replacements.get(old.output[0], [old])]
+    used = {name for node in nodes for name in node.input}
+    used |= {output.name for output in graph.output}
+    for inner in itertools.islice(subgraphs(graph), 1, None):
+        used |= {name for node in inner.node for name in node.input}
+        used |= {output.name for output in inner.output}
+    kept = [t for t in [*graph.initializer, *constants] if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    named = {tensor.name for tensor in kept}
+    shapes = [v for v in graph.value_info if v.name in used and v.name not in named]
+    del graph.value_info[:]
+    graph.value_info.extend(shapes)
+
+
+def _matching(patterns: Sequence[str], *names: str) -> str | None:
+    return next((p for p in patterns for name in names if fnmatchcase(name, p)), None)
