@@ -111,11 +111,10 @@ class RunStore:
         columns = None if samples is None else _samples_table(full["cell_id"], samples)
         path = self._journal / f"{stem}.parquet"
         if columns is not None:
-            self._write(path, lambda file: _write_table(columns, file))
+            write_whole(path, lambda file: _write_table(columns, file))
         else:
             path.unlink(missing_ok=True)
-        text = json.dumps(full)
-        self._write(self._journal / f"{stem}.json", lambda file: file.write(text.encode()))
+        write_whole(self._journal / f"{stem}.json", json.dumps(full).encode())
 
     def record_examples(
         self, axes: Mapping[str, str], examples: Mapping[str, np.ndarray | list[Any]]
@@ -129,7 +128,7 @@ class RunStore:
         table = _examples_table(axes, examples)
         stem = f"examples-{_sha256(json.dumps(dict(axes), sort_keys=True))[:32]}"
         path = self._journal / f"{stem}.parquet"
-        self._write(path, lambda file: _write_table(table, file))
+        write_whole(path, lambda file: _write_table(table, file))
 
     def finish(self) -> None:
         """Merge the journal into the three Parquet files, and release the folder.
@@ -160,8 +159,7 @@ class RunStore:
         self.close()
 
     def _write_run(self, run: Mapping[str, Any]) -> None:
-        text = json.dumps(run, indent=1, default=str)
-        self._write(self.folder / RUN, lambda file: file.write(text.encode()))
+        write_whole(self.folder / RUN, json.dumps(run, indent=1, default=str).encode())
 
     def _merge(self, name: str, schema: pa.Schema, batches: Iterator[pa.Table]) -> None:
         def write(file: IO[bytes]) -> None:
@@ -169,20 +167,27 @@ class RunStore:
                 for table in batches:
                     writer.write_table(table, row_group_size=_SAMPLES_IN_GROUP)
 
-        self._write(self.folder / name, write)
+        write_whole(self.folder / name, write)
 
-    def _write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        """Write a file beside its name and rename it, so that it is whole or not there."""
-        draft = path.with_name(f".{path.name}.draft")
-        with _explained(self.folder):
-            try:
-                with draft.open("wb") as file:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+
+def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside its name and rename it, so that it is whole or not there.
+
+    ``content`` is bytes, or a function that writes them. Raises ReportError.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    with _explained(path.parent):
+        try:
+            with draft.open("wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Accuracy drop of every build with its paired interval, against the drop that is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports import units
+from reports.decision import build_name
+from reports.figures.marks import COLOURS, Marks
+from reports.figures.scale import Scale
+from reports.figures.strips import (
+    HEIGHT,
+    MIDDLE,
+    Strip,
+    build_label,
+    percent,
+    strips_figure,
+    whisker,
+)
+from reports.figures.svg import Markup, element, join
+
+Row = Mapping[str, Any]
+
+
+def accuracy_figure(
+    rows: Sequence[Row], ships: Sequence[Row], allowed_drop: float, marks: Marks
+) -> Markup | None:
+    """Builds of one model and device, the smallest drop first; None where none has accuracy.
+
+    Workloads share their accuracy: the first row of each build stands for it.
+    """
+    first: dict[str, Row] = {}
+    for row in rows:
+        if row.get("accuracy_drop") is not None:
+            first.setdefault(build_name(row), row)
+    builds = sorted(first.values(), key=lambda row: row["accuracy_drop"])
+    if not builds:
+        return None
+    ends = [0.0, 150 * allowed_drop]
+    for row in builds:
+        for name in ("accuracy_drop", "accuracy_drop_low", "accuracy_drop_high"):
+            if row.get(name) is not None:
+                ends.append(100 * row[name])
+    room = 0.04 * (max(ends) - min(ends) or 1.0)
+    scale = Scale(min(ends) - room, max(ends) + room)
+    shipped = {build_name(row) for row in ships}
+    strips = [
+        Strip(
+            name=build_label(row),
+            drawn=_draw(row, scale, marks),
+            value=_value(row, allowed_drop),
+            hover=_hover(row),
+            chosen=build_name(row) in shipped,
+        )
+        for row in builds
+    ]
+    return strips_figure(strips, scale, "points", [(100 * allowed_drop, "limit")])
+
+
+def _draw(row: Row, scale: Scale, marks: Marks) -> Markup:
+    colour = f"c{marks.index[row['runtime']] % COLOURS}"
+    low, high = row.get("accuracy_drop_low"), row.get("accuracy_drop_high")
+    parts = []
+    if low is not None and high is not None:
+        parts.append(whisker(scale, 100 * low, 100 * high, f"whisker {colour}"))
+    if (bound := row.get("accuracy_drop_bound")) is not None:
+        x = percent(scale(100 * bound))
+        parts.append(element("line", x1=x, x2=x, y1=6, y2=HEIGHT - 6, class_="bound"))
+    parts.append(marks.mark(row["runtime"], 64, percent(scale(100 * row["accuracy_drop"])), MIDDLE))
+    return join([part for part in parts if part is not None])
+
+
+def _value(row: Row, allowed_drop: float) -> Markup:
+    bound = row.get("accuracy_drop_bound")
+    if row["accuracy_drop"] > allowed_drop:
+        verdict, style = "✕ over", "bad"
+    elif bound is None or bound >= allowed_drop:
+        verdict, style = "? not shown", "open"
+    else:
+        verdict, style = "✓ within", "good"
+    number, bracket, rest = units.accuracy_drop(row).partition(" [")
+    return join(
+        [
+            element("b", number.removesuffix(" points")),
+            element("span", f"{bracket}{rest}", class_="dim interval"),
+            Markup(" "),
+            element("span", verdict, class_=f"verdict {style}"),
+        ]
+    )
+
+
+def _hover(row: Row) -> str:
+    lines = [f"accuracy drop {units.accuracy_drop(row)}"]
+    if row.get("accuracy_drop_bound") is not None:
+        bound = units.points(row["accuracy_drop_bound"])
+        lines.append(f"one-sided 95 % bound {bound} points")
+    if row.get("metric_value") is not None:
+        reference = row.get("metric_reference")
+        beside = "" if reference is None else f" (reference {units.number(reference)})"
+        lines.append(f"{row.get('metric') or 'metric'} {units.number(row['metric_value'])}{beside}")
+    if row.get("examples") is not None:
+        flips = row.get("flips")
+        lines.append(
+            f"{row['examples']:,} examples" + ("" if flips is None else f", {flips:,} flips")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,290 @@
+"""The trade-off: latency against accuracy drop, size as area, the Pareto front drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports import units
+from reports.decision import build_name
+from reports.figures.labels import Box, place_label, text_width
+from reports.figures.marks import Marks
+from reports.figures.scale import Scale, positive_scale, round_up, tick_text
+from reports.figures.svg import Markup, element, join
+from reports.pareto import pareto_front
+
+Row = Mapping[str, Any]
+
+WIDTH, HEIGHT = 560, 420
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 50
+_LARGEST_AREA, _SMALLEST_AREA = 620.0, 40.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the vertical axis shows: the first of these that the rows have."""
+
+    title: str
+    value: Callable[[Row], float | None]
+    low: str = ""
+    high: str = ""
+    scale: float = 1.0
+
+    def ends(self, row: Row) -> tuple[float, float] | None:
+        low, high = row.get(self.low), row.get(self.high)
+        return None if low is None or high is None else (low * self.scale, high * self.scale)
+
+
+def _times(name: str, factor: float) -> Callable[[Row], float | None]:
+    return lambda row: None if row.get(name) is None else row[name] * factor
+
+
+def _disagreement(row: Row) -> float | None:
+    agreement = row.get("top1_agreement")
+    return None if agreement is None else 100 * (1 - agreement)
+
+
+DROP = Cost(
+    "accuracy drop, points (lower is better)",
+    _times("accuracy_drop", 100),
+    "accuracy_drop_low",
+    "accuracy_drop_high",
+    100,
+)
+COSTS = (
+    DROP,
+    Cost("predictions unlike the reference's, %", _disagreement),
+    Cost("relative error of the outputs, %", _times("relative_error", 100)),
+    Cost("artifact, MiB", _times("artifact_bytes", 1 / 2**20)),
+)
+
+
+def pareto_figure(
+    rows: Sequence[Row], ship: Row | None, allowed_drop: float, marks: Marks
+) -> Markup | None:
+    """The figure of one model, workload and device; None where no row has both coordinates."""
+    rows = [row for row in rows if row["status"] == "ok" and row.get("latency_p50_ms")]
+    chosen = [(cost, [row for row in rows if cost.value(row) is not None]) for cost in COSTS]
+    found = next(((cost, rows) for cost, rows in chosen if rows), None)
+    if found is None:
+        return None
+    cost, rows = found
+    return _Figure(cost, rows, ship, allowed_drop, marks).draw()
+
+
+class _Figure:
+    def __init__(
+        self, cost: Cost, rows: list[Row], ship: Row | None, allowed_drop: float, marks: Marks
+    ) -> None:
+        self.cost, self.rows, self.ship, self.marks = cost, rows, ship, marks
+        self.limit = 100 * allowed_drop if cost is DROP else None
+        self.x = positive_scale(
+            value
+            for row in rows
+            for value in (
+                row["latency_p50_ms"],
+                row.get("latency_p50_low_ms"),
+                row.get("latency_p50_high_ms"),
+            )
+        )
+        self.values = [float(cost.value(row) or 0.0) for row in rows]
+        self.y = self._vertical()
+        self.largest = max((row.get("artifact_bytes") or 0 for row in rows), default=0) or 1
+        points = list(zip((row["latency_p50_ms"] for row in rows), self.values, strict=True))
+        self.front = pareto_front(points)
+
+    def _vertical(self) -> Scale:
+        """Room for every value, except that a few far out do not squeeze all the others."""
+        ends = [end for row in self.rows for end in (self.cost.ends(row) or ())]
+        lowest = min([0.0, *self.values, *ends])
+        highest = max([*self.values, *ends, (self.limit or 0) * 1.6])
+        if self.limit:
+            highest = min(highest, max(6 * self.limit, sorted(self.values)[len(self.values) // 2]))
+        step = round_up(((highest - lowest) or 1.0) / 5)
+        room = 0.05 * ((highest - lowest) or 1.0)
+        return Scale(lowest - room, max(highest + room, lowest + step))
+
+    def draw(self) -> Markup:
+        ship = "" if self.ship is None else f" Shipping {build_name(self.ship)}."
+        described = (
+            f"{len(self.rows)} builds, {len(self.front)} of them on the Pareto front: "
+            + ", ".join(build_name(self.rows[i]) for i in self.front)
+            + f".{ship}"
+        )
+        return element(
+            "svg",
+            element("title", f"Median latency against {self.cost.title}"),
+            element("desc", described),
+            self._limit_area(),
+            self._axes(),
+            self._front_line(),
+            join([self._whiskers(i) for i in range(len(self.rows))]),
+            join([self._point(i) for i in self._back_to_front()]),
+            self._labels(),
+            viewBox=f"0 0 {WIDTH} {HEIGHT}",
+            role="img",
+            class_="plot",
+        )
+
+    def _px(self, value: float) -> float:
+        return LEFT + self.x(value) * (WIDTH - LEFT - RIGHT)
+
+    def _py(self, value: float) -> float:
+        return HEIGHT - BOTTOM - self.y(value) * (HEIGHT - TOP - BOTTOM)
+
+    def _area(self, row: Row) -> float:
+        share = (row.get("artifact_bytes") or 0) / self.largest
+        return max(_LARGEST_AREA * share, _SMALLEST_AREA)
+
+    def _back_to_front(self) -> list[int]:
+        """Large marks first, so that none hides a smaller one; the shipped one last."""
+        return sorted(
+            range(len(self.rows)),
+            key=lambda i: (self.rows[i] is self.ship, -self._area(self.rows[i])),
+        )
+
+    def _limit_area(self) -> Markup | None:
+        if self.limit is None or not self.y.low < self.limit < self.y.high:
+            return None
+        top, bottom = float(TOP), self._py(self.limit)
+        width = WIDTH - LEFT - RIGHT
+        return join(
+            [
+                element(
+                    "rect", x=LEFT, y=top, width=width, height=bottom - top, class_="forbidden"
+                ),
+                element("line", x1=LEFT, x2=LEFT + width, y1=bottom, y2=bottom, class_="limit"),
+                element(
+                    "text",
+                    f"allowed: {self.limit:g}",
+                    x=WIDTH - RIGHT - 4,
+                    y=bottom - 5,
+                    class_="note end",
+                ),
+            ]
+        )
+
+    def _axes(self) -> Markup:
+        bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+        parts = []
+        for tick in self.x.ticks():
+            x = self._px(tick)
+            parts.append(element("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="grid"))
+            parts.append(element("text", tick_text(tick), x=x, y=bottom + 17, class_="tick middle"))
+        for tick in self.y.ticks():
+            y, style = self._py(tick), "zero" if tick == 0 else "grid"
+            parts.append(element("line", x1=LEFT, x2=right, y1=y, y2=y, class_=style))
+            parts.append(element("text", tick_text(tick), x=LEFT - 8, y=y + 4, class_="tick end"))
+        scale = ", log scale" if self.x.log else ""
+        across = f"median latency, ms{scale} (lower is better)"
+        middle = (TOP + bottom) / 2
+        parts.append(
+            element("text", across, x=(LEFT + right) / 2, y=HEIGHT - 10, class_="axis-title middle")
+        )
+        parts.append(
+            element(
+                "text",
+                self.cost.title,
+                x=14,
+                y=middle,
+                transform=f"rotate(-90 14 {middle:.0f})",
+                class_="axis-title middle",
+            )
+        )
+        return join(parts)
+
+    def _front_line(self) -> Markup | None:
+        """A staircase: whatever lies right of it and above, some build on it is as good."""
+        if not self.front:
+            return None
+        path: list[str] = []
+        last_y = float(TOP)
+        for i in self.front:
+            x, y = self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
+            path.append(f"{'L' if path else 'M'}{x:.1f},{last_y:.1f}L{x:.1f},{y:.1f}")
+            last_y = y
+        path.append(f"L{WIDTH - RIGHT},{last_y:.1f}")
+        return element("path", d="".join(path), class_="front")
+
+    def _whiskers(self, i: int) -> Markup:
+        row, x, y = self.rows[i], self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
+        style = f"whisker c{self.marks.index[row['runtime']] % 8}"
+        parts = []
+        low, high = row.get("latency_p50_low_ms"), row.get("latency_p50_high_ms")
+        if low is not None and high is not None:
+            parts.append(
+                element("line", x1=self._px(low), x2=self._px(high), y1=y, y2=y, class_=style)
+            )
+        if (ends := self.cost.ends(row)) is not None:
+            parts.append(
+                element(
+                    "line", x1=x, x2=x, y1=self._py(ends[0]), y2=self._py(ends[1]), class_=style
+                )
+            )
+        return join(parts)
+
+    def _point(self, i: int) -> Markup:
+        row = self.rows[i]
+        x, y = self._px(row["latency_p50_ms"]), self._py(self.values[i])
+        shipped = row is self.ship
+        extra = "front-mark" if i in self.front else "behind"
+        parts = [
+            element("title", hover(row)),
+            self.marks.mark(row["runtime"], self._area(row), x, y, extra),
+        ]
+        if self.values[i] > self.y.high:
+            arrow = f"M{x - 4:.1f},{TOP + 2}L{x:.1f},{TOP - 6}L{x + 4:.1f},{TOP + 2}Z"
+            parts.append(element("path", d=arrow, class_="beyond"))
+        if shipped:
+            radius = math.sqrt(self._area(row) / math.pi) + 6
+            parts.append(element("circle", cx=x, cy=y, r=radius, class_="ship-ring"))
+        return element("g", join(parts))
+
+    def _labels(self) -> Markup:
+        """Names beside the marks, where they fit: the shipped build, the front, then the rest."""
+        places = [
+            (self._px(row["latency_p50_ms"]), self._py(value), math.sqrt(self._area(row)) / 2)
+            for row, value in zip(self.rows, self.values, strict=True)
+        ]
+        taken = [Box(x - r, y - r, x + r, y + r) for x, y, r in places]
+        bounds = Box(LEFT + 2, TOP + 2, WIDTH - RIGHT, HEIGHT - BOTTOM - 2)
+        parts = []
+        order = sorted(
+            range(len(self.rows)),
+            key=lambda i: (self.rows[i] is not self.ship, i not in self.front, self.values[i]),
+        )
+        for i in order:
+            important = i in self.front or self.rows[i] is self.ship
+            name = label_text(self.rows[i]["recipe"])
+            if self.values[i] > self.y.high:
+                name += f" ({self.values[i]:.3g})"
+            size = 12.5 if important else 11
+            x, y, r = places[i]
+            width = text_width(name, size)
+            box = place_label((x, y, r), width, size, taken, bounds, far=important)
+            if box is None:
+                continue
+            taken.append(box)
+            if not box.touches(Box(x - r - 12, y - r - 12, x + r + 12, y + r + 12)):
+                near = min(max(x, box.left), box.right)
+                edge = box.top if box.top > y else box.bottom
+                parts.append(element("line", x1=x, y1=y, x2=near, y2=edge, class_="leader"))
+            style = "label strong" if important else "label"
+            parts.append(element("text", name, x=box.left, y=box.bottom - 3, class_=style))
+        return element("g", join(parts), aria_hidden="true")
+
+
+def hover(row: Row) -> str:
+    """What pointing at a row's mark says."""
+    lines = [build_name(row), f"p50 {units.latency(row)}"]
+    if row.get("accuracy_drop") is not None:
+        lines.append(f"accuracy drop {units.accuracy_drop(row)}")
+    if row.get("artifact_bytes") is not None:
+        lines.append(f"artifact {units.binary(row['artifact_bytes'])}")
+    return "\n".join(lines)
+
+
+def label_text(name: str) -> str:
+    return name if len(name) <= 26 else name[:25] + "…"

@@ -1,0 +1,170 @@
+"""Rows as a table, in the terminal and in Markdown, each number with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from reports import units
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """One column as it is shown."""
+
+    title: str
+    shown: Callable[[Row], str]
+    number: bool = True
+
+
+def _latency(quantile: str) -> Callable[[Row], str]:
+    return lambda row: units.latency(row, quantile)
+
+
+def _binary(name: str) -> Callable[[Row], str]:
+    return lambda row: units.binary(row.get(name))
+
+
+def _number(name: str) -> Callable[[Row], str]:
+    return lambda row: units.number(row.get(name))
+
+
+def _ratio(name: str) -> Callable[[Row], str]:
+    return lambda row: units.NOTHING if row.get(name) is None else f"{row[name]:.2f}"
+
+
+def _share(name: str) -> Callable[[Row], str]:
+    return lambda row: units.NOTHING if row.get(name) is None else f"{100 * row[name]:.2f} %"
+
+
+def _text(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row.get(name) or units.NOTHING)
+
+
+_METRICS: tuple[tuple[str, Heading], ...] = (
+    ("latency_p50_ms", Heading("p50", _latency("p50"))),
+    ("latency_p99_ms", Heading("p99", _latency("p99"))),
+    ("throughput_samples_per_s", Heading("samples/s", _number("throughput_samples_per_s"))),
+    ("throughput_tokens_per_s", Heading("tokens/s", _number("throughput_tokens_per_s"))),
+    ("artifact_bytes", Heading("artifact", _binary("artifact_bytes"))),
+    ("artifact_ratio", Heading("of fp32", _ratio("artifact_ratio"))),
+    ("memory_peak_bytes", Heading("peak memory", _binary("memory_peak_bytes"))),
+    ("memory_waste_ratio", Heading("waste", _share("memory_waste_ratio"))),
+    ("accuracy", Heading("accuracy", _share("accuracy"))),
+    ("accuracy_drop", Heading("drop", units.accuracy_drop)),
+    ("bits_per_byte", Heading("bits/byte", _number("bits_per_byte"))),
+    ("top1_agreement", Heading("agreement", _share("top1_agreement"))),
+)
+_AGREEMENT = "top1_agreement"
+
+
+def headings(rows: Sequence[Row]) -> list[Heading]:
+    """The axes that vary (recipe and runtime always), then the metrics that any row has.
+
+    Agreement with the reference stands in only where there is no accuracy.
+    """
+    chosen = []
+    for axis in ("model", "recipe", "runtime", "attention", "workload", "device"):
+        if axis in ("recipe", "runtime") or len({row.get(axis) for row in rows}) > 1:
+            chosen.append(Heading(axis, _text(axis), number=False))
+    scored = any(row.get("accuracy_drop") is not None for row in rows)
+    for name, heading in _METRICS:
+        if name == _AGREEMENT and scored:
+            continue
+        if any(row.get(name) is not None for row in rows):
+            chosen.append(heading)
+    return chosen
+
+
+def sorted_rows(rows: Iterable[Row]) -> list[Row]:
+    """Measured rows by model, device, workload and speed."""
+    return sorted(
+        (row for row in rows if row["status"] == "ok"),
+        key=lambda row: (
+            row["model"],
+            row["device"],
+            row["workload"],
+            row.get("latency_p50_ms") is None,
+            row.get("latency_p50_ms") or 0.0,
+        ),
+    )
+
+
+def failed_rows(rows: Iterable[Row]) -> list[tuple[str, str, list[Row]]]:
+    """(status, reason, rows) of what was not measured, those of one reason together."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            groups.setdefault((row["status"], row.get("reason") or ""), []).append(row)
+    return [(status, reason, members) for (status, reason), members in groups.items()]
+
+
+def console_table(rows: Sequence[Row]) -> Table:
+    """Measured rows for a terminal. Names are shown as they are: no markup in them is obeyed."""
+    measured = sorted_rows(rows)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = headings(measured)
+    for heading in columns:
+        justify: Any = "right" if heading.number else "left"
+        table.add_column(heading.title, justify=justify, overflow="fold")
+    for row in measured:
+        table.add_row(*(Text(heading.shown(row)) for heading in columns))
+    return table
+
+
+def console_failures(rows: Sequence[Row]) -> Table | None:
+    """What was not measured, with its reasons; None where everything was."""
+    groups = failed_rows(rows)
+    if not groups:
+        return None
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("status", "cells", "reason"):
+        table.add_column(title, overflow="fold")
+    for status, reason, members in groups:
+        table.add_row(Text(status, style="red"), Text(cells_named(members)), Text(reason))
+    return table
+
+
+def cells_named(members: Sequence[Row]) -> str:
+    """``int4 on openvino (b1, b8); …``: builds with the workloads that they failed in."""
+    builds: dict[tuple[str, str, str], list[str]] = {}
+    for row in members:
+        key = (row["model"], row["recipe"], row["runtime"])
+        builds.setdefault(key, []).append(row["workload"])
+    return "; ".join(
+        f"{model}: {recipe} on {runtime} ({', '.join(workloads)})"
+        for (model, recipe, runtime), workloads in builds.items()
+    )
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Measured rows as a Markdown table, or a sentence where there are none."""
+    measured = sorted_rows(rows)
+    if not measured:
+        return "No cell was measured.\n"
+    columns = headings(measured)
+    lines = [
+        _line(heading.title for heading in columns),
+        _line("--:" if heading.number else ":--" for heading in columns),
+        *(_line(markdown_text(h.shown(row)) for h in columns) for row in measured),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown and the HTML inside it take as text, on one line."""
+    for special, harmless in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(special, harmless)
+    for special in "\\`*_|[]#~":
+        text = text.replace(special, "\\" + special)
+    return " ".join(text.split())
