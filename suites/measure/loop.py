@@ -216,6 +216,8 @@ class _Cell:
             nanoseconds = np.asarray(self._sampler.sample(calls, rewarm), dtype=np.int64)
             if nanoseconds.shape != (calls,):
                 raise ValueError(f"asked for {calls} samples, got shape {nanoseconds.shape}")
+            if (nanoseconds < 0).any():
+                raise ValueError("the clock went backwards during a call")
         except Exception as error:  # noqa: BLE001 - kept as the cell's outcome, the rest go on
             self._failure = error
             self._finish("failure")
