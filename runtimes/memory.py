@@ -97,6 +97,15 @@ def minimum(breakdown: MemoryBreakdown, tensors: Iterable[np.ndarray]) -> Memory
     return replace(breakdown, minimum_bytes=total)
 
 
+def onnx_bytes(model: Path) -> int:
+    """Bytes of an ONNX model's weights: its file and the external data files beside it.
+
+    The file also holds the graph, which is small beside them.
+    """
+    files = (path for path in model.parent.iterdir() if path.name.startswith(model.name))
+    return sum(path.stat().st_size for path in files)
+
+
 def _status(key: str) -> int | None:
     try:
         lines = STATUS.read_text().splitlines()

@@ -208,13 +208,8 @@ class OnnxRuntimeSession:
     def memory(self, feeds: Feeds) -> MemoryBreakdown:
         peak_known = memory.reset_peak()
         outputs = self.run(feeds)
-        weights = sum(
-            path.stat().st_size
-            for path in self._path.parent.iterdir()
-            if path.name == MODEL or path.name.startswith(f"{MODEL}.")
-        )
         return memory.cpu_breakdown(
-            weights,
+            memory.onnx_bytes(self._path),
             memory.peak() if peak_known else None,
             [*feeds.values(), *outputs.values()],
         )

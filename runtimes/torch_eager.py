@@ -42,6 +42,15 @@ ATTENTION_OPERATORS = {
 }
 INTEGER_OPERATORS = ("aten::_int_mm", "quantized::", "onednn::qlinear", "bitsandbytes::int8")
 CAST_OPERATOR = "aten::_to_copy"
+_BOOKKEEPING = (
+    *("as_strided", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "flatten"),
+    *("t", "transpose", "permute", "unsqueeze", "squeeze", "slice", "select", "narrow", "split"),
+    *("chunk", "unbind", "alias", "detach", "empty", "empty_like", "empty_strided", "resize_"),
+    *("resolve_conj", "resolve_neg", "result_type", "scalar_tensor", "copy_", "to", "item"),
+    *("_local_scalar_dense", "unflatten", "type_as"),
+)
+BOOKKEEPING_OPERATORS = frozenset(f"aten::{name}" for name in _BOOKKEEPING)
+"""Views, allocations, and the copies inside of operators that are counted themselves."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,14 @@ class TorchEager:
 
 
 def torch_availability() -> Availability:
+    """Imports everything that opening needs, so that the memory baseline has it too."""
     try:
         import torch
+        import torch._dynamo  # building a module on the meta device imports it
+
+        import compile.models.model  # noqa: F401
     except ImportError as error:
-        return Availability(False, f"torch cannot be imported: {error}", "pip install torch")
+        return Availability(False, f"torch cannot be imported: {error}", "pip install assay")
     return Availability(True, versions={"torch": torch.__version__})
 
 
@@ -165,7 +178,7 @@ class TorchSession:
         )
 
     def proof(self) -> Proof:
-        """One profiled call: the operators that reached a kernel, by torch's own account."""
+        """One profiled call: the innermost operators that did work, by torch's own account."""
         if self._last is None:
             raise RuntimeError("proof is asked after at least one run")
         from torch.profiler import ProfilerActivity, profile
@@ -180,13 +193,16 @@ class TorchSession:
             profile(activities=activities) as recorded,
         ):
             self.call(*inputs)
-        leaves = Counter(e.name for e in recorded.events() if not e.cpu_children)
-        every = Counter(e.name for e in recorded.events())
+        events = recorded.events()
+        kernels = Counter(
+            name for event in events if event.cpu_parent is None for name in _working(event)
+        )
+        every = Counter(event.name for event in events)
         attention = {ATTENTION_OPERATORS[name] for name in every if name in ATTENTION_OPERATORS}
         integer = sum(n for name, n in every.items() if name.startswith(INTEGER_OPERATORS))
         return Proof(
-            providers={str(self._device): leaves.total()},
-            kernels=dict(leaves.most_common()),
+            providers={str(self._device): kernels.total()},
+            kernels=dict(kernels.most_common()),
             integer_kernels=integer,
             casts=every[CAST_OPERATOR],
             attention="+".join(sorted(attention)),
@@ -222,7 +238,10 @@ class TorchSession:
         return [self._tensor(feeds[spec.name]) for spec in self.signature.inputs]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = self._torch.from_numpy(array)
+        if array.dtype.name == "bfloat16":  # known to torch and to ml_dtypes, not to NumPy
+            tensor = self._torch.from_numpy(array.view(np.int16)).view(self._torch.bfloat16)
+        else:
+            tensor = self._torch.from_numpy(array)
         if tensor.is_floating_point() and self._dtype is not None:
             return tensor.to(self._device, self._dtype)
         return tensor.to(self._device)
@@ -247,6 +266,13 @@ class TorchSession:
         specs = [*self.signature.inputs, *self.signature.outputs]
         cast = [s.name for s in specs if "float" in s.dtype and s.dtype != own]
         return f"cast to or from {own} at the border: {', '.join(cast)}" if cast else ""
+
+
+def _working(event: Any) -> list[str]:
+    """Names of the innermost operators at or below a profiled event that are no bookkeeping."""
+    below = [name for child in event.cpu_children for name in _working(child)]
+    own = "::" in event.name and event.name not in BOOKKEEPING_OPERATORS
+    return below or ([event.name] if own else [])
 
 
 def _device(name: str) -> torch.device:
@@ -291,6 +317,13 @@ def _weights_bytes(module: torch.nn.Module) -> int:
 
 
 def _to_numpy(tensor: torch.Tensor, dtype: str) -> np.ndarray:
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # NumPy knows no bfloat16
+    """The tensor as an array of the signature's dtype."""
+    import torch
+
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return tensor.bfloat16().cpu().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
     return tensor.cpu().numpy().astype(dtype, copy=False)

@@ -215,10 +215,10 @@ def serve(worker: Worker, channel: Channel) -> None:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """The error's kind, as ``runtimes.client`` raises it again, and its message."""
+    """The error's kind, as ``runtimes.client`` raises it again, and its message in one line."""
     from compile.errors import Corrupted, Incorrect, InputError, Unsupported
 
-    message = str(error) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
     for kind in (InputError, Unsupported, Incorrect, Corrupted):
         if isinstance(error, kind):
             return {"kind": kind.__name__, "message": message}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from compile.signature import Signature, TensorSpec
 from runtimes.client import Worker
@@ -86,18 +86,6 @@ def linear_folder(tmp_path: Path, weight: np.ndarray) -> Path:
         helper.make_node("MatMul", ["r", "w"], ["y"]),
     ]
     return write_onnx(tmp_path / "linear", graph_of(nodes, {"w": weight}, LINEAR), LINEAR)
-
-
-@pytest.fixture
-def cast_folder(tmp_path: Path, weight: np.ndarray) -> Path:
-    """The product in float16 between two casts that no optimiser may remove."""
-    nodes = [
-        helper.make_node("Cast", ["x"], ["x16"], to=TensorProto.FLOAT16),
-        helper.make_node("MatMul", ["x16", "w16"], ["y16"]),
-        helper.make_node("Cast", ["y16"], ["y"], to=TensorProto.FLOAT),
-    ]
-    model = graph_of(nodes, {"w16": weight.astype(np.float16)}, LINEAR)
-    return write_onnx(tmp_path / "cast", model, LINEAR)
 
 
 @pytest.fixture
