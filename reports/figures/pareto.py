@@ -10,7 +10,7 @@ from typing import Any
 from reports import units
 from reports.decision import build_name
 from reports.figures.labels import Box, place_label, text_width
-from reports.figures.marks import Marks
+from reports.figures.marks import COLOURS, Marks
 from reports.figures.scale import Scale, positive_scale, round_up, tick_text
 from reports.figures.svg import Markup, element, join
 from reports.pareto import pareto_front
@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 
 WIDTH, HEIGHT = 560, 420
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 50
+_OVER = "over the allowed drop"
 _LARGEST_AREA, _SMALLEST_AREA = 620.0, 40.0
 
 
@@ -96,14 +97,17 @@ class _Figure:
         self.front = pareto_front(points)
 
     def _vertical(self) -> Scale:
-        """Room for every value, except that a few far out do not squeeze all the others."""
-        ends = [end for row in self.rows for end in (self.cost.ends(row) or ())]
-        lowest = min([0.0, *self.values, *ends])
-        highest = max([*self.values, *ends, (self.limit or 0) * 1.6])
+        """Room for every value, except that a few far out do not squeeze all the others.
+
+        Upper ends of intervals are cut off at the frame: what decides is near the limit.
+        """
+        lows = [ends[0] for row in self.rows if (ends := self.cost.ends(row))]
+        lowest = min([0.0, *self.values, *(max(low, -(self.limit or 0.0)) for low in lows)])
+        highest = max([*self.values, (self.limit or 0) * 1.6])
         if self.limit:
             highest = min(highest, max(6 * self.limit, sorted(self.values)[len(self.values) // 2]))
         step = round_up(((highest - lowest) or 1.0) / 5)
-        room = 0.05 * ((highest - lowest) or 1.0)
+        room = 0.06 * ((highest - lowest) or 1.0)
         return Scale(lowest - room, max(highest + room, lowest + step))
 
     def draw(self) -> Markup:
@@ -148,21 +152,14 @@ class _Figure:
     def _limit_area(self) -> Markup | None:
         if self.limit is None or not self.y.low < self.limit < self.y.high:
             return None
-        top, bottom = float(TOP), self._py(self.limit)
-        width = WIDTH - LEFT - RIGHT
+        bottom, right = self._py(self.limit), WIDTH - RIGHT
+        height, width = bottom - TOP, right - LEFT
         return join(
             [
-                element(
-                    "rect", x=LEFT, y=top, width=width, height=bottom - top, class_="forbidden"
-                ),
-                element("line", x1=LEFT, x2=LEFT + width, y1=bottom, y2=bottom, class_="limit"),
-                element(
-                    "text",
-                    f"allowed: {self.limit:g}",
-                    x=WIDTH - RIGHT - 4,
-                    y=bottom - 5,
-                    class_="note end",
-                ),
+                element("rect", x=LEFT, y=TOP, width=width, height=height, class_="forbidden"),
+                element("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="limit"),
+                element("text", _OVER, x=right - 8, y=TOP + 18, class_="note end"),
+                element("text", f"{self.limit:g}", x=LEFT - 8, y=bottom + 4, class_="note end"),
             ]
         )
 
@@ -176,7 +173,9 @@ class _Figure:
         for tick in self.y.ticks():
             y, style = self._py(tick), "zero" if tick == 0 else "grid"
             parts.append(element("line", x1=LEFT, x2=right, y1=y, y2=y, class_=style))
-            parts.append(element("text", tick_text(tick), x=LEFT - 8, y=y + 4, class_="tick end"))
+            if self.limit is None or abs(y - self._py(self.limit)) > 12:
+                label = element("text", tick_text(tick), x=LEFT - 8, y=y + 4, class_="tick end")
+                parts.append(label)
         scale = ", log scale" if self.x.log else ""
         across = f"median latency, ms{scale} (lower is better)"
         middle = (TOP + bottom) / 2
@@ -200,17 +199,19 @@ class _Figure:
         if not self.front:
             return None
         path: list[str] = []
-        last_y = float(TOP)
+        last_y = 0.0
         for i in self.front:
             x, y = self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
-            path.append(f"{'L' if path else 'M'}{x:.1f},{last_y:.1f}L{x:.1f},{y:.1f}")
+            path.append(f"L{x:.1f},{last_y:.1f}L{x:.1f},{y:.1f}" if path else f"M{x:.1f},{y:.1f}")
             last_y = y
         path.append(f"L{WIDTH - RIGHT},{last_y:.1f}")
         return element("path", d="".join(path), class_="front")
 
     def _whiskers(self, i: int) -> Markup:
         row, x, y = self.rows[i], self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
-        style = f"whisker c{self.marks.index[row['runtime']] % 8}"
+        style = f"whisker c{self.marks.index[row['runtime']] % COLOURS}"
+        if i not in self.front and row is not self.ship:
+            style += " behind"
         parts = []
         low, high = row.get("latency_p50_low_ms"), row.get("latency_p50_high_ms")
         if low is not None and high is not None:
@@ -249,6 +250,9 @@ class _Figure:
             for row, value in zip(self.rows, self.values, strict=True)
         ]
         taken = [Box(x - r, y - r, x + r, y + r) for x, y, r in places]
+        if self.limit is not None:
+            right = WIDTH - RIGHT
+            taken.append(Box(right - 12 - text_width(_OVER, 12), TOP, right, TOP + 24))
         bounds = Box(LEFT + 2, TOP + 2, WIDTH - RIGHT, HEIGHT - BOTTOM - 2)
         parts = []
         order = sorted(
@@ -262,7 +266,7 @@ class _Figure:
                 name += f" ({self.values[i]:.3g})"
             size = 12.5 if important else 11
             x, y, r = places[i]
-            width = text_width(name, size)
+            width = text_width(name, size * 1.08 if important else size) + 4
             box = place_label((x, y, r), width, size, taken, bounds, far=important)
             if box is None:
                 continue
@@ -272,7 +276,7 @@ class _Figure:
                 edge = box.top if box.top > y else box.bottom
                 parts.append(element("line", x1=x, y1=y, x2=near, y2=edge, class_="leader"))
             style = "label strong" if important else "label"
-            parts.append(element("text", name, x=box.left, y=box.bottom - 3, class_=style))
+            parts.append(element("text", name, x=box.left + 2, y=box.bottom - 3, class_=style))
         return element("g", join(parts), aria_hidden="true")
 
 

@@ -24,10 +24,10 @@ class Scale:
         return min(max(value, 0.0), 1.0)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round values inside, ``about`` that many: 1, 2, 5 times a power of ten."""
+        """Round values inside, ``about`` that many; on a log axis evenly enough to be read."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for leading in ((1, 2, 5), (1, 3), (1,)):
+            for leading in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
                 ticks = [m * 10.0**d for d in decades for m in leading]
                 ticks = [t for t in ticks if self.low <= t <= self.high]
                 if len(ticks) <= about + 2:

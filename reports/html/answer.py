@@ -71,23 +71,26 @@ def _numbers(decision: Decision, allowed_drop: float) -> Markup | None:
     if ship is None:
         return None
     tiles = []
-    if decision.speedup is not None and baseline is not ship:
+    if decision.speedup is not None and baseline is not None and baseline is not ship:
         speedup = decision.speedup
         interval = units.interval(speedup.low, speedup.high, 1, 2).strip()
-        tiles.append(("speed-up", f"{speedup.value:.2f}×", interval, "over the best fp32"))
+        tiles.append(
+            ("speed-up", f"{speedup.value:.2f}×", interval, f"over best {baseline['recipe']}")
+        )
     number, bracket, rest = units.latency(ship).partition(" [")
     tiles.append(("latency", number, (bracket + rest).strip(), "median of one call"))
     if ship.get("artifact_bytes") is not None:
         size = units.binary(ship["artifact_bytes"])
         if baseline is not None and baseline is not ship and baseline.get("artifact_bytes"):
             ratio = ship["artifact_bytes"] / baseline["artifact_bytes"]
-            beside = f"of {units.binary(baseline['artifact_bytes'])}"
-            tiles.append(("size", f"{ratio:.2f}×", f"{size} {beside}", "artifact against fp32"))
+            tiles.append(
+                ("size", f"{ratio:.2f}×", size, f"fp32: {units.binary(baseline['artifact_bytes'])}")
+            )
         else:
             tiles.append(("size", size, "", "artifact"))
     if ship.get("accuracy_drop") is not None:
         number, bracket, rest = units.accuracy_drop(ship).partition(" [")
-        allowed = f"points; {units.points(allowed_drop)} allowed"
+        allowed = f"points, {100 * allowed_drop:g} allowed"
         tiles.append(
             ("accuracy drop", number.removesuffix(" points"), (bracket + rest).strip(), allowed)
         )

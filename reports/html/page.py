@@ -171,7 +171,7 @@ def _accuracy(
         drawn = accuracy_figure(group, ships, allowed_drop, marks)
         if drawn is not None:
             caption = None if len(places) == 1 else element("h3", f"{model} on {device}")
-            figures.append(element("figure", caption, drawn))
+            figures.append(element("figure", caption, drawn, class_="wide"))
     if not figures:
         return None
     note = (

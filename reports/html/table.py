@@ -40,6 +40,10 @@ _GROUPS = (
         "proof",
         ("providers", "kernels", "integer_", "casts", "graph_", "attention_kernel", "fallback"),
     ),
+    (
+        "details",
+        ("reason", "batch", "sequence", "past", "kind", "artifact_key", "block", "order"),
+    ),
     ("time", ("build_s", "open_s", "accuracy_s", "timed_s", "overhead_s", "finished_at")),
 )
 _ALWAYS = ("model", "recipe", "runtime", "attention", "workload", "device", "status")
@@ -81,7 +85,7 @@ def _said(name: str, rows: Sequence[Row]) -> bool:
 
 def _group(column: Column) -> str:
     for name, starts in _GROUPS:
-        if column.name.startswith(starts):
+        if column.name not in _ALWAYS and column.name.startswith(starts):
             return name
     return ""
 
