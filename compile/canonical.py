@@ -12,12 +12,21 @@ The values computed stay the same; ``compile.parity`` holds every caller to that
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compile.graph import array, consumers, infer_shapes, initializers, subgraphs, tensor_bytes
+from compile.graph import (
+    array,
+    consumers,
+    infer_shapes,
+    initializers,
+    nodes_of,
+    subgraphs,
+    tensor_bytes,
+)
 
 
 def canonicalise(model: onnx.ModelProto) -> dict[str, int]:
@@ -25,21 +34,17 @@ def canonicalise(model: onnx.ModelProto) -> dict[str, int]:
 
     Returns what was done: ``gemm_split``, ``identity_removed``, ``transposes_folded``,
     ``constants_lifted``, ``nodes_removed``, ``initializers_removed``, and ``tied_bytes``: the
-    bytes that folding cost where a weight is still read untransposed by others (a head tied to
-    its embedding).
+    bytes of the weights that are kept twice, as an embedding and transposed as a linear layer.
     """
     done = {
         "constants_lifted": _lift_constants(model),
         "identity_removed": _remove_identities(model),
         "gemm_split": _split_gemms(model),
     }
-    done["transposes_folded"], folded = _fold_transposes(model)
+    done["transposes_folded"] = _fold_transposes(model)
     done["nodes_removed"] = _remove_dead_nodes(model)
     done["initializers_removed"] = _remove_dead_initializers(model)
-    alive = initializers(model)
-    done["tied_bytes"] = sum(
-        tensor_bytes(alive[new]) for new, old in folded.items() if old in alive and new in alive
-    )
+    done["tied_bytes"] = _tied_bytes(model)
     _name_nodes(model.graph.node)
     infer_shapes(model)
     return done
@@ -75,7 +80,8 @@ def _remove_identities(model: onnx.ModelProto) -> int:
     graph = model.graph
     outputs = {value.name for value in graph.output}
     made = {name for node in graph.node for name in node.output}
-    removed, rename = [], {}
+    removed: list[onnx.NodeProto] = []
+    rename: dict[str, str] = {}
     for node in graph.node:
         if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
             continue
@@ -125,7 +131,7 @@ def _split_gemms(model: onnx.ModelProto) -> int:
         steps: list[onnx.NodeProto] = []
 
         def add(
-            op: str, inputs: list[str], base: str = node.name or "gemm", **settings: object
+            op: str, inputs: list[str], base: str = node.name or "gemm", **settings: Any
         ) -> str:
             name = _fresh(f"{base}_{op.lower()}", taken)
             steps.append(helper.make_node(op, inputs, [name], name, **settings))  # noqa: B023
@@ -165,8 +171,8 @@ def _split_gemms(model: onnx.ModelProto) -> int:
     return split
 
 
-def _fold_transposes(model: onnx.ModelProto) -> tuple[int, dict[str, str]]:
-    """Transpose of an initializer to an initializer. Returns the count and {new: old} names."""
+def _fold_transposes(model: onnx.ModelProto) -> int:
+    """Transpose of an initializer to an initializer."""
     graph = model.graph
     weights, taken = initializers(model), _names(graph)
     outputs = {value.name for value in graph.output}
@@ -195,7 +201,20 @@ def _fold_transposes(model: onnx.ModelProto) -> tuple[int, dict[str, str]]:
                 if value == name:
                     reader.input[index] = rename[name]
     _remove(graph.node, removed)
-    return len(removed), {new: source for (source, _), new in folded.items()}
+    return len(removed)
+
+
+def _tied_bytes(model: onnx.ModelProto) -> int:
+    weights = initializers(model)
+    tables = {n.input[0] for n in nodes_of(model, "Gather")} & weights.keys()
+    linear = {n.input[1] for n in nodes_of(model, "MatMul")} & weights.keys()
+    return sum(
+        tensor_bytes(weights[weight])
+        for weight in linear
+        for table in tables
+        if list(weights[weight].dims) == list(reversed(weights[table].dims))
+        and np.array_equal(array(weights[weight]).T, array(weights[table]))
+    )
 
 
 def _remove_dead_nodes(model: onnx.ModelProto) -> int:

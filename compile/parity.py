@@ -57,31 +57,51 @@ def check_parity(
         padded = kept is not None and bool((kept == 0).any())
         absolute = relative = 0.0
         for spec, want, have in zip(signature.outputs, expected, got, strict=True):
-            error, scale = _largest(spec, want, have, kept)
-            if not error <= tolerance * max(1.0, scale):
+            worst, scale = _largest(spec, want, have, kept)
+            if not worst <= tolerance * max(1.0, scale):
                 raise Incorrect(
-                    f"output {spec.name!r} differs by {error:.3g} (values up to {scale:.3g}) at "
+                    f"output {spec.name!r} differs by {worst:.3g} (values up to {scale:.3g}) at "
                     f"{_text(sizes)}, tolerance {tolerance:g}"
                 )
-            absolute, relative = max(absolute, error), max(relative, error / scale if scale else 0)
+            absolute = max(absolute, worst)
+            relative = max(relative, worst / scale if scale else 0.0)
         found.append(asdict(ShapeParity(sizes, padded, absolute, relative)))
     return found
 
 
-def open_session(path: Path, level: str = "all") -> onnxruntime.InferenceSession:
-    """A quiet CPU session. Raises Unsupported for a graph that ONNX Runtime cannot open."""
+def onnx_reference(path: Path, signature: Signature) -> Callable[[Feeds], list[np.ndarray]]:
+    """The ONNX file ``path`` as a reference, run as it is written, without optimisations."""
+    session = open_session(path, level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    names = [spec.name for spec in signature.outputs]
+    return lambda feeds: session.run(names, feeds)
+
+
+def open_session(
+    path: Path,
+    *,
+    level: onnxruntime.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    optimised: Path | None = None,
+    optimised_data: str = "",
+) -> onnxruntime.InferenceSession:
+    """A quiet CPU session; its optimised graph is written to ``optimised`` if given, the large
+    tensors beside it in ``optimised_data``.
+
+    Raises Unsupported for a graph that ONNX Runtime cannot open, with its reason.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = {
-        "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    }[level]
-    # A neighbour's idle threads must not spin while another one computes.
+    options.graph_optimization_level = level
+    # Idle threads that spin would take their core from whatever else runs here.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", optimised_data
+        )
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _ORT_ERRORS as error:
-        raise Unsupported(f"ONNX Runtime cannot open {path}: {_line(error)}") from error
+        raise Unsupported(f"ONNX Runtime cannot open {path.name}: {_line(error)}") from error
 
 
 def parity_feeds(

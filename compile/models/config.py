@@ -103,9 +103,11 @@ class TransformerConfig:
 
     def signature(self) -> Signature:
         """The inputs and outputs that ``docs/architecture.md`` promises for this kind."""
-        tokens = TensorSpec("input_ids", "int64", ("batch", "sequence"), high=self.vocabulary)
         if self.kind == "decoder":
-            return self._decoder_signature(tokens)
+            return decoder_signature(
+                self.vocabulary, self.layers, self.kv_heads, self.head_size, self.max_sequence
+            )
+        tokens = TensorSpec("input_ids", "int64", ("batch", "sequence"), high=self.vocabulary)
         inputs = [tokens, TensorSpec("attention_mask", "int64", ("batch", "sequence"), 2, "ones")]
         if self.segments:
             inputs.append(
@@ -118,19 +120,28 @@ class TransformerConfig:
             tuple(inputs), (TensorSpec("logits", "float32", shape),), self.max_sequence
         )
 
-    def _decoder_signature(self, tokens: TensorSpec) -> Signature:
-        def cache(prefix: str, axis: str) -> list[TensorSpec]:
-            shape = ("batch", self.kv_heads, axis, self.head_size)
-            return [
-                TensorSpec(f"{prefix}.{layer}.{part}", "float32", shape)
-                for layer in range(self.layers)
-                for part in ("key", "value")
-            ]
 
-        mask = TensorSpec("attention_mask", "int64", ("batch", "total"), 2, "ones")
-        logits = TensorSpec("logits", "float32", ("batch", "sequence", self.vocabulary))
-        return Signature(
-            (tokens, mask, *cache("past_key_values", "past")),
-            (logits, *cache("present", "total")),
-            self.max_sequence,
+def decoder_signature(
+    vocabulary: int, layers: int, kv_heads: int, head_size: int, max_sequence: int | None
+) -> Signature:
+    """Tokens, mask and past keys and values in; logits and present keys and values out.
+
+    ``past`` tokens are in the cache, ``sequence`` are fed now, ``total`` are both together.
+    """
+
+    def cache(prefix: str, axis: str) -> tuple[TensorSpec, ...]:
+        shape = ("batch", kv_heads, axis, head_size)
+        return tuple(
+            TensorSpec(f"{prefix}.{layer}.{part}", "float32", shape)
+            for layer in range(layers)
+            for part in ("key", "value")
         )
+
+    tokens = TensorSpec("input_ids", "int64", ("batch", "sequence"), vocabulary)
+    mask = TensorSpec("attention_mask", "int64", ("batch", "total"), 2, "ones")
+    logits = TensorSpec("logits", "float32", ("batch", "sequence", vocabulary))
+    return Signature(
+        (tokens, mask, *cache("past_key_values", "past")),
+        (logits, *cache("present", "total")),
+        max_sequence,
+    )

@@ -26,6 +26,7 @@ from torch import nn
 
 from compile.artifact import Made
 from compile.errors import Corrupted, InputError
+from compile.models.adapter import Adapter
 from compile.models.config import TransformerConfig
 from compile.signature import Feeds, Signature, TensorSpec
 
@@ -61,15 +62,6 @@ class Model:
             outputs=cast(self.signature.outputs),
         )
         return replace(self, module=self.module.to(dtype), signature=signature)
-
-
-class Adapter(nn.Module):
-    """Gives a module that wants keywords, or returns anything else, the contract of ``Model``.
-
-    ``inner`` is the module itself: its weights are kept under its own names.
-    """
-
-    inner: nn.Module
 
 
 def transformer_model(
@@ -166,22 +158,36 @@ def _save_weights(module: nn.Module, path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt", "aliases": json.dumps(aliases)})
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Put the state in ``path`` in place of the module's own, which may be on the meta device.
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A saved state by name; names that shared one tensor share it again.
 
-    Raises Corrupted for a file that cannot be read or belongs to another module.
+    Raises Corrupted for a file that cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, torch.Tensor] = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
             aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-        trainable = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        for name in trainable & state.keys():
-            # One Parameter object for all names that share it keeps them shared.
-            state[name] = nn.Parameter(state[name], state[name].is_floating_point())
-        state.update({name: state[source] for name, source in aliases.items()})
+        return state | {name: state[source] for name, source in aliases.items()}
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise Corrupted(f"{path} does not hold weights: {error}") from error
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Put the state in ``path`` in place of the module's own, which may be on the meta device.
+
+    Raises Corrupted for a file that cannot be read or belongs to another module.
+    """
+    state = read_weights(path)
+    # One Parameter object for all names that share a tensor keeps them shared.
+    parameters: dict[int, nn.Parameter] = {}
+    for name, _ in module.named_parameters(remove_duplicate=False):
+        if (tensor := state.get(name)) is not None:
+            state[name] = parameters.setdefault(
+                id(tensor), nn.Parameter(tensor, tensor.is_floating_point())
+            )
+    try:
         module.load_state_dict(state, strict=True, assign=True)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise Corrupted(f"{path} does not hold the weights of its model: {reason}") from error
 
