@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import pytest
+
+from reports.decision import decide
+
+
+def drop(value: float, half: float) -> dict[str, float]:
+    return {
+        "accuracy_drop": value,
+        "accuracy_drop_low": value - half,
+        "accuracy_drop_high": value + half,
+        "accuracy_drop_bound": value + 0.84 * half,
+    }
+
+
+def test_decide_ships_the_fastest_row_whose_bound_is_below_the_allowed_drop(make_row) -> None:
+    [decision] = decide(
+        [
+            make_row("fp32", latency_p50_ms=10.0, artifact_bytes=1000),
+            make_row("int8", latency_p50_ms=4.0, artifact_bytes=260, **drop(0.002, 0.004)),
+            make_row("int4", latency_p50_ms=2.0, artifact_bytes=170, **drop(0.02, 0.004)),
+        ]
+    )
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8"
+    assert decision.baseline is not None
+    assert decision.baseline["recipe"] == "fp32"
+    assert decision.speedup is not None
+    assert decision.speedup.value == pytest.approx(2.5)
+    assert decision.speedup.low == pytest.approx(9.9 / 4.04)
+    assert decision.speedup.high == pytest.approx(10.1 / 3.96)
+    assert decision.most_accurate is not None
+    assert decision.most_accurate["recipe"] == "fp32"
+    assert decision.smallest is decision.ship
+    assert "2.50x [2.45, 2.55] as fast as the best fp32" in decision.sentence
+    assert "0.26 of its size" in decision.sentence
+    assert "0.20 points [-0.20, 0.60]" in decision.sentence
+    assert "at most 0.54 where 1.00 is allowed" in decision.sentence
+    assert any("int4" in c and "is faster" in c for c in decision.caveats)
+
+
+def test_decide_refuses_a_small_drop_that_too_few_examples_cannot_bound(make_row) -> None:
+    rows = [
+        make_row("fp32"),
+        make_row("int8", latency_p50_ms=4.0, examples=200, **drop(0.005, 0.03)),
+    ]
+    [decision] = decide(rows)
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "fp32"
+    [(row, why)] = decision.refused
+    assert row["recipe"] == "int8"
+    assert why.startswith("200 examples cannot rule out a drop of 3.02 points")
+    [wider] = decide(rows, allowed_drop=0.04)
+    assert wider.ship is not None
+    assert wider.ship["recipe"] == "int8"
+
+
+def test_decide_refuses_a_bound_that_equals_the_allowed_drop(make_row) -> None:
+    [decision] = decide([make_row("int8", accuracy_drop_bound=0.01)])
+    assert decision.ship is None
+    assert "none within the allowed accuracy drop of 1.00 points" in decision.sentence
+
+
+def test_decide_names_a_tie_and_prefers_the_smaller_artifact(make_row) -> None:
+    [decision] = decide(
+        [
+            make_row("fp32"),
+            make_row("int8-dynamic", latency_p50_ms=4.00, artifact_bytes=300),
+            make_row("int8-static", latency_p50_ms=4.02, artifact_bytes=260),
+        ]
+    )
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8-static"
+    assert [row["recipe"] for row in decision.tied] == ["int8-dynamic", "int8-static"]
+    assert "No significant difference" in decision.caveats[0]
+    assert "int8-dynamic" in decision.caveats[0]
+
+
+def test_decide_prefers_fewer_steps_when_speed_and_size_are_equal(make_row) -> None:
+    [decision] = decide(
+        [
+            make_row("long", latency_p50_ms=4.0, lineage='[{"step": "a"}, {"step": "b"}]'),
+            make_row("short", latency_p50_ms=4.01, lineage='[{"step": "a"}]'),
+        ]
+    )
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "short"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("contract_threads", 8), ("contract_precision", "bf16"), ("contract_clock", "cuda-events")],
+)
+def test_decide_does_not_rank_a_row_of_another_contract(make_row, column, value) -> None:
+    [decision] = decide(
+        [
+            make_row("fp32"),
+            make_row("fp16"),
+            make_row("int8", latency_p50_ms=1.0, **{column: value}),
+        ]
+    )
+    assert decision.ship is not None
+    assert decision.ship["recipe"] != "int8"
+    [(row, why)] = decision.refused
+    assert row["recipe"] == "int8"
+    assert f"{column.removeprefix('contract_')} is {value}" in why
+    assert any("int8" in caveat for caveat in decision.caveats)
+
+
+def test_decide_says_so_when_builds_were_measured_in_different_blocks(make_row) -> None:
+    [decision] = decide(
+        [make_row("fp32", block="a"), make_row("int8", latency_p50_ms=4.0, block="b")]
+    )
+    assert any("one interleaved block" in caveat for caveat in decision.caveats)
+
+
+def test_decide_judges_by_fidelity_when_there_is_no_accuracy(make_row) -> None:
+    nothing = dict.fromkeys(
+        ("accuracy", "accuracy_drop", "accuracy_drop_low", "accuracy_drop_high")
+    ) | {"accuracy_drop_bound": None}
+    [decision] = decide(
+        [
+            make_row("fp32", top1_agreement=1.0, **nothing),
+            make_row("int8", latency_p50_ms=4.0, top1_agreement=0.995, **nothing),
+            make_row("int4", latency_p50_ms=2.0, top1_agreement=0.9, **nothing),
+        ]
+    )
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8"
+    assert any("judged by fidelity" in c and "99.50 %" in c for c in decision.caveats)
+    assert [why for _, why in decision.refused] == [
+        "10.00 % of its predictions differ from the reference's"
+    ]
+
+
+def test_decide_counts_statuses_when_every_cell_failed(make_row) -> None:
+    [decision] = decide(
+        [
+            make_row("fp32", status="error", reason="x", latency_p50_ms=None),
+            make_row("int8", status="error", reason="x", latency_p50_ms=None),
+            make_row("int4", status="timeout", reason="x", latency_p50_ms=None),
+        ]
+    )
+    assert decision.ship is None
+    assert "no build was measured (2 error, 1 timeout)" in decision.sentence
+
+
+def test_decide_answers_each_model_workload_and_device_apart(make_row) -> None:
+    decisions = decide(
+        [
+            make_row("fp32", workload="b1"),
+            make_row("fp32", workload="b8"),
+            make_row("fp32", workload="b8", device="cuda:0"),
+            make_row("fp32", workload="b1", model="other"),
+        ]
+    )
+    assert [(d.model, d.workload, d.device) for d in decisions] == [
+        ("tiny", "b1", "cpu"),
+        ("tiny", "b8", "cpu"),
+        ("tiny", "b8", "cuda:0"),
+        ("other", "b1", "cpu"),
+    ]
+
+
+def test_decide_works_without_a_reference_recipe_and_without_optional_columns() -> None:
+    [decision] = decide(
+        [
+            {
+                "model": "m",
+                "recipe": "r",
+                "runtime": "t",
+                "workload": "w",
+                "device": "cpu",
+                "status": "ok",
+                "latency_p50_ms": 3.0,
+            }
+        ]
+    )
+    assert decision.ship is not None
+    assert decision.speedup is None
+    assert decision.sentence == "Ship r on t for m, w on cpu: 3.00 ms."
+    assert any("no interval" in caveat for caveat in decision.caveats)
+
+
+def test_decide_mentions_a_fallback_of_what_it_ships(make_row) -> None:
+    [decision] = decide([make_row("fp32", fallback="12 nodes ran on the CPU")])
+    assert any("12 nodes ran on the CPU" in caveat for caveat in decision.caveats)
+
+
+def test_decide_is_empty_without_rows() -> None:
+    assert decide([]) == []
