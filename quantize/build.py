@@ -34,24 +34,26 @@ def build(
     - PassFailed (``quantize.audit``) where a pass did not do what it declares.
     """
     plan = _plan(recipe, source.kind, target)
-    for asked, _ in plan:
+    for asked in plan:
         if asked and asked.needs_data and data is None:
             raise InputError(
                 f"recipe {recipe.name!r}: pass {asked.name!r} needs data; give the model a task, "
                 "or name a file of examples"
             )
     artifact = source
-    for asked, kind in plan:
+    for asked in plan:
         if asked is None:
             artifact = _export(artifact, store, progress)
+        elif isinstance(asked, Fuse):
+            artifact = _fuse(asked, artifact, store, progress)
         else:
-            artifact = _derive(asked, artifact, kind, store, data, progress)
+            artifact = _derive(asked, artifact, store, data, progress)
     return artifact
 
 
-def _plan(recipe: Recipe, source: Kind, target: Kind) -> list[tuple[Pass | None, Kind]]:
-    """Passes with the kind of artifact that each works on; None stands for the export."""
-    plan: list[tuple[Pass | None, Kind]] = []
+def _plan(recipe: Recipe, source: Kind, target: Kind) -> list[Pass | None]:
+    """The passes in their order, with None where the export belongs."""
+    plan: list[Pass | None] = []
     kind = source
     for asked in recipe.passes:
         if asked.why_not(target):
@@ -63,11 +65,11 @@ def _plan(recipe: Recipe, source: Kind, target: Kind) -> list[tuple[Pass | None,
                 "model is an ONNX file"
             )
         if kind == "torch" and wanted == "onnx":
-            plan.append((None, "onnx"))
-        plan.append((asked, wanted))
+            plan.append(None)
+        plan.append(asked)
         kind = wanted
     if kind == "torch" and target == "onnx":
-        plan.append((None, "onnx"))
+        plan.append(None)
     elif kind == "onnx" and target == "torch":
         raise Unsupported(f"recipe {recipe.name!r}: an ONNX file cannot become a torch module")
     return plan
@@ -81,10 +83,16 @@ def _export(artifact: Artifact, store: Store, progress: Progress) -> Artifact:
     return export_onnx(artifact, store)
 
 
+def _fuse(asked: Fuse, artifact: Artifact, store: Store, progress: Progress) -> Artifact:
+    from compile.fuse import fuse
+
+    progress("fuse")
+    return fuse(artifact, store, asked.level)
+
+
 def _derive(
     asked: Pass,
     artifact: Artifact,
-    kind: Kind,
     store: Store,
     data: DataSource | None,
     progress: Progress,
@@ -106,34 +114,36 @@ def _derive(
 
     def make(folder: Path) -> Made:
         progress(asked.name)
-        return _apply(asked, artifact, folder, data, progress)
+        return _apply(asked, artifact, folder, store, data, progress)
 
     return store.derive(step, artifact, make)
 
 
 def _apply(
-    asked: Pass, source: Artifact, folder: Path, data: DataSource | None, progress: Progress
+    asked: Pass,
+    source: Artifact,
+    folder: Path,
+    store: Store,
+    data: DataSource | None,
+    progress: Progress,
 ) -> Made:
     """Run the pass's own module, imported here: each brings libraries that others do not need."""
     match asked:
         case Distill() if data:
             from quantize.distill import make_distilled
 
-            return make_distilled(source, asked, folder, data, progress)
+            teacher = _export(source, store, progress) if asked.teacher == "onnx" else None
+            return make_distilled(source, asked, folder, data, progress, teacher)
         case Prune():
             from quantize.prune import make_pruned
 
             return make_pruned(source, asked, folder, data, progress)
-        case Fuse():
-            from quantize.fusion import make_fused
-
-            return make_fused(source, asked, folder)
         case Fp16() if source.kind == "onnx":
             from quantize.fp16 import make_fp16
 
             return make_fp16(source, asked, folder)
         case Fp16() | Bf16():
-            from quantize.torch_half import make_half
+            from quantize.half import make_half
 
             return make_half(source, asked, folder)
         case Int8():

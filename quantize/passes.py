@@ -65,7 +65,7 @@ class Distill(Pass):
     """Weight of the teacher's logits; the labels get the rest."""
     hidden: float = Field(default=1.0, ge=0)
     """Weight of the hidden states' cosine distance."""
-    steps: int = Field(default=120, ge=1)
+    steps: int = Field(default=80, ge=1)
     lr: float = Field(default=5e-4, gt=0, le=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -89,7 +89,7 @@ class Prune(Pass):
     scope: Literal["global", "layer"] = "global"
     """One threshold for all layers together, or the same share in each layer."""
     exclude: Patterns = Field(default=(), strict=False)
-    steps: int = Field(default=100, ge=0)
+    steps: int = Field(default=60, ge=0)
     """Steps of recovery; 0 prunes without training, and then needs no data."""
     lr: float = Field(default=3e-4, gt=0, le=1)
     batch_size: int = Field(default=32, ge=1)
@@ -109,7 +109,7 @@ class Fuse(Pass):
     rank = 2
     libraries = ("onnx", "onnxruntime")
 
-    level: Literal["basic", "extended"] = "extended"
+    level: Literal["basic", "extended", "all"] = "extended"
 
 
 class Fp16(Pass):

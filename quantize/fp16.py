@@ -1,0 +1,127 @@
+"""FP16 of an ONNX graph: weights and arithmetic in half precision, inputs and outputs in float32.
+
+ONNX Runtime's own converter does the rewriting. What it does silently is made visible here:
+numbers beyond half precision's range are found before it clamps them, its casts are put in
+topological order, and operators that overflow on ordinary activations stay in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+from onnxruntime.transformers import float16
+
+from compile.artifact import Artifact, Made
+from compile.graph import array, load_onnx, save_onnx, tensor_bytes
+from compile.parity import parity_feeds
+from quantize.audit import PassFailed, audit_onnx, check_smaller, folder_bytes
+from quantize.passes import Fp16
+
+LARGEST = float(np.finfo(np.float16).max)
+SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
+OVERFLOWING = ("Exp", "Pow", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softplus")
+"""Operators whose results leave half precision's range on ordinary inputs: squares and sums over
+the hidden axis, as a normalisation spelled out in small operators computes them."""
+
+
+def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
+    """Carry out the pass on an ONNX artifact and audit the result.
+
+    Facts: ``converted`` and ``kept`` tensors, ``clamped`` scalars, ``underflowed`` weights,
+    ``kept_nodes``, bytes and signal-to-noise ratio.
+    """
+    model = load_onnx(source.folder)
+    blocked = [
+        node.name
+        for node in model.graph.node
+        if any(fnmatchcase(node.name, pattern) for pattern in asked.exclude)
+    ]
+    facts = check_range(asked.name, model, set(blocked))
+    before = _float_tensors(model)
+    converted = convert(model, blocked)
+    after = _float_tensors(converted)
+    halved = sum(size for name, size in before.items() if name not in after)
+    if not halved:
+        raise PassFailed(asked.name, "nodes matched", "at least one float32 tensor", "none")
+    save_onnx(converted, folder)
+    files = (source.bytes, folder_bytes(folder))
+    facts |= check_smaller(asked.name, (halved, halved // 2), files, 0.5)
+    facts |= {"converted": len(before) - len(after), "kept": len(after), "kept_nodes": blocked}
+    examples = (feeds for _, feeds in parity_feeds(source.signature))
+    facts |= audit_onnx(asked.name, source, folder, examples, asked.min_snr_db, kernels=0)
+    return Made("onnx", source.signature, facts)
+
+
+def convert(model: ModelProto, blocked: list[str]) -> ModelProto:
+    """The model in half precision but for the nodes named, and its inputs and outputs."""
+    # The converter says for each clamped tensor what ``check_range`` has reported already.
+    logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
+    converted = float16.convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *OVERFLOWING],
+        node_block_list=blocked,
+    )
+    ordered = _topological(converted)
+    del converted.graph.node[:]
+    converted.graph.node.extend(ordered)
+    return converted
+
+
+def check_range(name: str, model: ModelProto, blocked: set[str]) -> dict[str, Any]:
+    """Weights fit into half precision.
+
+    Single numbers beyond its range (a mask's minus infinity) are clamped to it and reported;
+    a tensor with such a number is refused, since clamping it would change the model.
+    """
+    inside = {i for node in model.graph.node if node.name not in blocked for i in node.input}
+    clamped, underflowed = {}, 0
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or tensor.name not in inside:
+            continue
+        magnitudes = np.abs(array(tensor))
+        largest = float(magnitudes.max(initial=0))
+        if largest > LARGEST and magnitudes.size > 1:
+            raise PassFailed(
+                name,
+                f"range of {tensor.name!r}",
+                f"magnitudes up to {LARGEST:g}",
+                f"{largest:g}; keep the node that reads it in float32 with 'exclude'",
+            )
+        if largest > LARGEST:
+            clamped[tensor.name] = str(float(array(tensor).reshape(())))
+        underflowed += int(np.count_nonzero((magnitudes > 0) & (magnitudes < SMALLEST / 2)))
+    return {"clamped": clamped, "underflowed": underflowed}
+
+
+def _float_tensors(model: ModelProto) -> dict[str, int]:
+    return {
+        tensor.name: tensor_bytes(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT
+    }
+
+
+def _topological(model: ModelProto) -> list[NodeProto]:
+    """The nodes, each behind those that it reads from, otherwise in the order they have."""
+    waiting = list(model.graph.node)
+    unmade = {name for node in waiting for name in node.output}
+    ordered: list[NodeProto] = []
+    while waiting:
+        held = []
+        for node in waiting:
+            if unmade.isdisjoint(node.input):
+                ordered.append(node)
+                unmade.difference_update(node.output)
+            else:
+                held.append(node)
+        if len(held) == len(waiting):
+            raise PassFailed("fp16", "graph", "one without cycles", f"one at {held[0].name!r}")
+        waiting = held
+    return ordered
