@@ -184,13 +184,13 @@ def main() -> None:
             print(f"{name:12} {n:6}       " + "         ".join(cells))
 
     print("\nThe p50's interval when a measurement stopped at 2 % (at most 1231 samples)")
-    print(f"{'series':12} {'noise':>6} {'stopped':>8} {'holds':>8} {'samples':>8}")
+    print(f"{'series':12} {'noise':>6} {'stopped':>8} {'holds':>7} {'wrong':>6} {'samples':>8}")
     for name in SERIES:
         for noise in (0.01, 0.02, 0.05):
             outcome, samples = stopping_coverage(name, noise, count)
             print(
-                f"{name:12} {noise:6.0%} {outcome.share_given:8.1%} {outcome.coverage:8.1%} "
-                f"{samples:8.0f}"
+                f"{name:12} {noise:6.0%} {outcome.share_given:8.1%} {outcome.coverage:7.1%} "
+                f"{outcome.misses:6.1%} {samples:8.0f}"
             )
 
     print("\nCalled drifting (3 % noise, tolerance 5 %)")

@@ -27,15 +27,14 @@ class OtherLoad:
         None where the system does not tell: no ``/proc``, or the worker is gone.
         """
         try:
-            fields = (self._proc / "stat").read_text().split("\n", 1)[0].split()
+            # cpu user nice system idle iowait irq softirq steal guest guest_nice; the guests' time
+            # is already in user and nice.
+            line = (self._proc / "stat").read_text().split("\n", 1)[0]
+            user, nice, system, _, _, irq, softirq, steal = map(int, line.split()[1:9])
             own = sum(self._process_ticks(pid) for pid in (worker, os.getpid()))
         except (OSError, ValueError, IndexError):
             return None
-        # cpu user nice system idle iowait irq softirq steal guest guest_nice; the guests' time
-        # is already in user and nice.
-        ticks = [int(value) for value in fields[1:9]]
-        busy = sum(ticks) - ticks[3] - ticks[4]
-        return (busy - own) * TICK_SECONDS
+        return (user + nice + system + irq + softirq + steal - own) * TICK_SECONDS
 
     def _process_ticks(self, pid: int) -> int:
         """User and system time of a process, all its threads."""

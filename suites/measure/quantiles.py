@@ -68,7 +68,7 @@ def quantile_interval(
     ``(n + 1) / (m + 1)``, outwards, because the rank ``r`` of ``m`` stands at the level
     ``r / (m + 1)``. ``Insufficient`` where a rank does not exist: p99 at 95 % needs 368, since
     ``0.99^m <= 0.025``. Also where the samples are worth fewer than ``TRUSTED_EFFECTIVE`` and less
-    than half of their number. The value is the median-unbiased estimate (Hyndman & Fan 1996, type 8).
+    than half of their number. The value is the median-unbiased one (Hyndman & Fan 1996, type 8).
 
     ``effective`` is ``m`` where it is known better than ``effective_samples`` can estimate it.
 

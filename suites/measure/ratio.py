@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from suites.measure.measurement import Samples
+from suites.measure.quantiles import autoregressive_samples
 
 FEWEST_ROUNDS = 3
 """With two, Student's interval rests on one degree of freedom and says nothing."""
@@ -30,20 +31,22 @@ def ratio_interval(a: Samples, b: Samples, confidence: float = 0.95) -> RatioEst
 
     With ``d_r = log(median of a in round r) - log(median of b in round r)`` over ``R`` rounds,
 
-        exp(mean(d) +- t_{R-1, 1-alpha/2} * sd(d) / sqrt(R))
+        exp(mean(d) +- t_{R-1, 1-alpha/2} * sd(d) / sqrt(m))
 
-    What the machine did in a round slowed both and cancels in ``d_r``; the order within a round
-    was random, so that a drift inside it has no direction. What is assumed is that the ``d_r``
-    are about normal (medians of blocks are) and do not depend on one another. None with fewer
-    than three common rounds, as for cells of different groups.
+    where ``m <= R`` is what the rounds are worth if ``d`` is a first-order autoregression
+    (``autoregressive_samples``). What the machine did in a round slowed both and cancels in
+    ``d_r``; the order within a round was random, so that a drift inside it has no direction. What
+    is assumed is that the ``d_r`` are about normal, as medians of blocks are. None with fewer than
+    three common rounds, as for cells of different groups.
     """
     by_round_a, by_round_b = _log_medians(a), _log_medians(b)
     common = sorted(by_round_a.keys() & by_round_b.keys())
     if len(common) < FEWEST_ROUNDS:
         return None
     differences = np.array([by_round_a[r] - by_round_b[r] for r in common])
+    worth = max(autoregressive_samples(differences), 1.0)
     centre = float(differences.mean())
-    error = float(differences.std(ddof=1)) / math.sqrt(len(common))
+    error = float(differences.std(ddof=1)) / math.sqrt(worth)
     reach = float(stats.t.ppf((1 + confidence) / 2, len(common) - 1)) * error
     return RatioEstimate(
         math.exp(centre),

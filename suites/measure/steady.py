@@ -18,7 +18,7 @@ from suites.measure.quantiles import QuantileEstimate, autoregressive_samples, q
 WINDOW_CALLS = 6
 """Fewest calls for which a 95 % interval of the median exists: ``2 * 0.5^6 < 0.05``."""
 
-DRIFT_CONFIDENCE = 0.995
+DRIFT_CONFIDENCE = 0.998
 """Confidence of each of the two intervals that must be apart for a drift to be called."""
 
 
