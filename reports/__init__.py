@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reports.publish import write
     from reports.results import Results, load
 
-__all__ = ["Results", "load"]
+__all__ = ["Results", "load", "write"]
+
+_HOMES = {"Results": "reports.results", "load": "reports.results", "write": "reports.publish"}
 
 
 def __getattr__(name: str) -> Any:
-    # pandas takes half a second and 60 MiB: whoever only writes rows need not pay for it.
-    if name in __all__:
-        import reports.results
-
-        return getattr(reports.results, name)
+    # pandas takes half a second and 60 MiB: whoever only records rows need not pay for it.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'reports' has no attribute {name!r}")

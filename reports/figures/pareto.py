@@ -67,12 +67,14 @@ def pareto_figure(
 ) -> Markup | None:
     """The figure of one model, workload and device; None where no row has both coordinates."""
     rows = [row for row in rows if row["status"] == "ok" and row.get("latency_p50_ms")]
-    chosen = [(cost, [row for row in rows if cost.value(row) is not None]) for cost in COSTS]
-    found = next(((cost, rows) for cost, rows in chosen if rows), None)
-    if found is None:
-        return None
-    cost, rows = found
-    return _Figure(cost, rows, ship, allowed_drop, marks).draw()
+    for cost in COSTS:
+        if known := [row for row in rows if _is_known(cost.value(row))]:
+            return _Figure(cost, known, ship, allowed_drop, marks).draw()
+    return None
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 class _Figure:
