@@ -167,7 +167,7 @@ class Worker:
             "PYTHONUNBUFFERED": "1",
             **(env or {}),
         }
-        with log.open("wb") as output, theirs:
+        with log.open("ab") as output, theirs:
             try:
                 process = subprocess.Popen(
                     command,

@@ -43,7 +43,7 @@ OUT_OF_MEMORY_WORDS = (
     "Failed to allocate memory",
 )
 QUIET_SLICE_S = 0.02
-QUIET_PATIENCE_S = 1.0
+QUIET_PATIENCE_S = 0.4
 
 
 class Worker:
