@@ -17,7 +17,7 @@ def data_folder() -> Path:
     return (Path(home) if home else Path(cache).expanduser() / "assay") / "data"
 
 
-def prepared(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """The file ``name`` of the data folder: found, or written by ``make`` to the path it is given.
 
     Processes that want the same file wait for one another, and a file appears by one rename, so

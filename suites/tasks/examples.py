@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -42,40 +41,32 @@ class Examples:
     def __getitem__(self, index: int) -> np.ndarray:
         return self.tokens[self.ends[index - 1] if index else 0 : self.ends[index]]
 
+    def shortest_first(self) -> Examples:
+        """The same examples in the order of their lengths, so that batches need little padding."""
+        order = np.argsort(self.lengths, kind="stable")
+        return Examples.of([self[i] for i in order], self.labels[order].tolist())
+
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.ends, prepend=0)
 
 
-def save_splits(path: Path, splits: Mapping[Split, Examples]) -> None:
-    """One ``.npz`` file of plain arrays."""
-    arrays = {
-        f"{split}_{field}": getattr(examples, field)
-        for split, examples in splits.items()
-        for field in ("tokens", "ends", "labels")
-    }
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def load_splits(path: Path) -> dict[Split, Examples]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {
-            split: Examples(*(arrays[f"{split}_{f}"] for f in ("tokens", "ends", "labels")))
-            for split in SPLITS
-        }
-
-
 def token_feeds(rows: Sequence[np.ndarray], pad: int) -> Feeds:
     """``input_ids`` padded on the right to the longest row, ``attention_mask`` with 1 where there
-    is a token, ``token_type_ids`` of zeros: int64 ``(batch, sequence)`` each."""
+    is a token, ``token_type_ids`` of zeros and ``position_ids`` that count: int64 ``(batch,
+    sequence)`` each."""
     shape = (len(rows), max(len(row) for row in rows))
     ids = np.full(shape, pad, np.int64)
     mask = np.zeros(shape, np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row
         mask[index, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros(shape, np.int64),
+        "position_ids": np.tile(np.arange(shape[1]), (shape[0], 1)),
+    }
 
 
 def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:

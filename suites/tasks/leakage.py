@@ -34,30 +34,32 @@ def normalised(text: str) -> str:
 
 
 class Shingles:
-    """The shingles of a collection of texts, as sorted 64-bit hashes (8 bytes each)."""
+    """The shingles of a growing collection of texts, as sorted 64-bit hashes (8 bytes each)."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        parts = [_shingles(text) for text in texts]
-        self._hashes = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._hashes = np.empty(0, np.uint64)
+        self.add(texts)
+
+    def add(self, texts: Iterable[str]) -> None:
+        self._hashes = np.sort(np.concatenate([self._hashes, *map(_shingles, texts)]))
 
     def containment(self, text: str) -> float:
-        """Share of the text's shingles in this collection. A text shorter than one shingle has
-        too little to tell by, and counts as contained."""
+        """Share of the text's shingles in this collection; 0 for a text shorter than one."""
         hashes = _shingles(text)
         if not len(hashes) or not len(self._hashes):
-            return 1.0 if not len(hashes) else 0.0
+            return 0.0
         found = np.searchsorted(self._hashes, hashes)
         found[found == len(self._hashes)] = 0
         return float(np.mean(self._hashes[found] == hashes))
 
 
-def unseen(texts: Sequence[str], train: Shingles) -> list[int]:
-    """Positions of the texts that are neither contained in ``train`` nor repeat an earlier one."""
+def unseen(texts: Sequence[str], seen: Shingles) -> list[int]:
+    """Positions of the texts that are neither contained in ``seen`` nor repeat an earlier one."""
     kept: list[int] = []
     known: set[str] = set()
     for position, text in enumerate(texts):
         key = normalised(text)
-        if key not in known and train.containment(text) < LIMIT:
+        if key not in known and seen.containment(text) < LIMIT:
             known.add(key)
             kept.append(position)
     return kept

@@ -9,32 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from compile.errors import InputError
-from suites.tasks.cache import prepared
+from suites.tasks.cache import cached
 from suites.tasks.corpus import Corpus
+from suites.tasks.prepared import Vocabulary
 
 VOCABULARY = 4096
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Their ids are their positions: 0 to 4."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids that a task needs to know. None where the tokenizer has no such token."""
-
-    size: int
-    pad: int
-    first: int | None
-    """What a sequence begins with ([CLS], <s>, ...)."""
-    mask: int | None
-    special: frozenset[int]
 
 
 def embedded_tokenizer(corpus: Corpus) -> Tokenizer:
@@ -42,7 +30,7 @@ def embedded_tokenizer(corpus: Corpus) -> Tokenizer:
     version = importlib.metadata.version("tokenizers")
     material = f"{corpus.fingerprint} {VOCABULARY} {SPECIAL_TOKENS} {version}"
     key = hashlib.sha256(material.encode()).hexdigest()[:16]
-    path = prepared(
+    path = cached(
         f"tokenizer-{key}.json",
         lambda draft: _train(m.text for m in corpus.split("train")).save(str(draft)),
     )
@@ -77,7 +65,7 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         pad=find("[PAD]", "<pad>", "<|endoftext|>", "</s>") or 0,
         first=find("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
         mask=find("[MASK]", "<mask>"),
-        special=frozenset(i for i, token in ids.items() if token.special),
+        special=tuple(sorted(i for i, token in ids.items() if token.special)),
     )
 
 
@@ -105,10 +93,12 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     return sizes
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> list[np.ndarray]:
-    """Token ids of each text, int32, with the tokenizer's own special tokens or without."""
-    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=special)
-    return [np.array(encoding.ids, np.int32) for encoding in encodings]
+def frame(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """The special tokens that this tokenizer puts before and after one text, int32."""
+    encoding = tokenizer.encode("a")
+    content = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    ids = np.array(encoding.ids, np.int32)
+    return ids[: content[0]], ids[content[-1] + 1 :]
 
 
 def _train(texts: Iterable[str]) -> Tokenizer:

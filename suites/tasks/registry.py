@@ -1,0 +1,88 @@
+"""From a task's name, or the user's table, to the task with its data."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from compile.errors import InputError
+from compile.train_settings import TrainSettings
+from suites.suite import TaskEntry
+from suites.tasks.classification import Classification
+from suites.tasks.corpus import standard_library
+from suites.tasks.language import CausalLM, MaskedLM
+from suites.tasks.prepare import Recipe, prepare_apart
+from suites.tasks.prepared import load_prepared
+from suites.tasks.task import Kind, Task
+
+TASKS: dict[Kind, type[Task]] = {
+    "classification": Classification,
+    "masked-lm": MaskedLM,
+    "causal-lm": CausalLM,
+}
+"""The embedded tasks by name, which is also what a user's own data is used for."""
+
+SETTINGS: dict[Kind, TrainSettings] = {
+    "classification": TrainSettings(steps=320, batch_size=32, learning_rate=5e-4),
+    "masked-lm": TrainSettings(steps=200, batch_size=16, learning_rate=1e-3),
+    "causal-lm": TrainSettings(steps=200, batch_size=16, learning_rate=1e-3),
+}
+"""What suits the small models of the zoo."""
+
+
+def load_task(task: str | TaskEntry, base: Path | None = None) -> Task:
+    """An embedded task by its name, or the user's data that a ``[tasks.NAME]`` table describes,
+    relative paths being relative to ``base``.
+
+    The first call prepares the data, which takes some seconds; later ones find it in the cache.
+    Raises InputError for an unknown name or unusable data, Unsupported where this Python does
+    not ship its library as files.
+    """
+    if isinstance(task, str):
+        return _embedded(task)
+    return _users(task, base or Path())
+
+
+def _embedded(name: str) -> Task:
+    for kind, task in TASKS.items():
+        if kind == name:
+            material = {"kind": kind, "corpus": standard_library().fingerprint}
+            data = load_prepared(material, partial(prepare_apart, Recipe(kind)))
+            return task(name, data, SETTINGS[kind])
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"unknown task {name!r}: there are {', '.join(sorted(TASKS))}{hint}")
+
+
+def _users(entry: TaskEntry, base: Path) -> Task:
+    path = base / Path(entry.data).expanduser()
+    tokenizer = base / Path(entry.tokenizer).expanduser() if entry.tokenizer else None
+    recipe = Recipe(
+        kind=entry.kind,
+        data=str(path),
+        columns=(entry.text, entry.label) if entry.kind == "classification" else (entry.text,),
+        tokenizer=str(tokenizer) if tokenizer else None,
+        max_length=entry.max_length,
+    )
+    # Where the files lie does not matter, what they hold does.
+    material = asdict(recipe) | {
+        "data": _file_hash(path),
+        "tokenizer": _file_hash(_tokenizer_file(tokenizer)) if tokenizer else None,
+        "corpus": None if tokenizer else standard_library().fingerprint,
+    }
+    data = load_prepared(material, partial(prepare_apart, recipe))
+    return TASKS[entry.kind](path.name, data, SETTINGS[entry.kind])
+
+
+def _tokenizer_file(path: Path) -> Path:
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
