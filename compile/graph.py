@@ -69,8 +69,9 @@ def save_onnx(model: onnx.ModelProto, folder: Path, *, limit: int = EXTERNAL_LIM
             data.seek(-data.tell() % 4096, 1)
             content = _raw(full)
             offset, length = data.tell(), data.write(content)
-            external_data_helper.set_external_data(tensor, DATA, offset, length)
-            tensor.ClearField("raw_data")
+            entries = {"location": DATA, "offset": str(offset), "length": str(length)}
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=value)
     path.write_bytes(light.SerializeToString(deterministic=True))
     return path
 
