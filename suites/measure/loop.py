@@ -23,6 +23,8 @@ from suites.measure.steady import WarmUp
 from suites.measure.stopping import Stopping
 
 QUANTILES = (0.5, 0.9, 0.99)
+WARMUP_SHARE = 0.2
+"""Of a cell's progress bar."""
 
 
 class Sampler(Protocol):
@@ -42,7 +44,7 @@ class Progress:
     precision: float
     """Reached at the last look; infinite before the first."""
     fraction: float
-    """Share of the cell's work that is surely behind it, 0 to 1."""
+    """Of the cell's work, 0 to 1; an estimate that never falls."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -110,6 +112,7 @@ class _Cell:
         self._seconds = 0.0
         self._stopped_by: StoppedBy | None = None
         self._failure: Exception | None = None
+        self._fraction = 0.0
 
     @property
     def finished(self) -> bool:
@@ -121,18 +124,19 @@ class _Cell:
         first = self._timed_block(1, 0, round_number=-1)
         if first is None:
             return
-        seconds, spent = first.seconds, first.seconds
+        # The first call may compile or allocate for many seconds: it is on no budget.
+        seconds = first.seconds
         while True:
             calls = self._warmup.window_calls(seconds)
             window = self._timed_block(calls, 0, round_number=-1)
             if window is None:
                 return
-            spent += window.seconds
             seconds = window.seconds / calls
-            self._report("warm-up", min(spent / plan.max_warmup_s, 1) * 0.2)
-            if self._warmup.add(window.nanoseconds, window.seconds):
+            steady = self._warmup.add(window.nanoseconds, window.seconds)
+            self._report("warm-up", WARMUP_SHARE * self._warmup.seconds / plan.max_warmup_s)
+            if steady:
                 break
-            if spent >= plan.max_warmup_s and len(self._warmup.windows) >= 2:
+            if self._warmup.seconds >= plan.max_warmup_s and len(self._warmup.windows) >= 2:
                 self._finish("no-steady-state")
                 return
         enough = math.ceil(plan.min_seconds / max(seconds, 1e-9))
@@ -160,10 +164,9 @@ class _Cell:
             if out_of_time or full:
                 self._finish("time" if out_of_time else "samples")
                 return
-        by_size = self._kept / stopping.next_size
-        self._report(
-            "measuring", 0.2 + 0.8 * max(min(by_size, 0.9), self._seconds / plan.max_seconds)
-        )
+        # It will be over at the next look at the earliest, and with the budget at the latest.
+        done = max(0.9 * self._kept / stopping.next_size, self._seconds / plan.max_seconds)
+        self._report("measuring", WARMUP_SHARE + (1 - WARMUP_SHARE) * done)
 
     def measurement(self) -> Measurement:
         samples = self._samples()
@@ -204,7 +207,7 @@ class _Cell:
         if drift.significant:
             return "not-stationary", (
                 f"the median moved by {drift.change:+.1%} from the first to the last third of "
-                f"{self._kept} calls; measure on a quieter machine or raise max_warmup_s"
+                f"{self._kept} calls; measure on a quieter machine or raise min_warmup_s"
             )
         return "ok", ""
 
@@ -258,7 +261,8 @@ class _Cell:
     def _report(self, phase: Literal["warm-up", "measuring", "finished"], fraction: float) -> None:
         looks = self._stopping.looks if self._stopping else []
         precision = looks[-1].precision if looks else math.inf
-        self._on_progress(Progress(self.name, phase, self._kept, precision, min(fraction, 1.0)))
+        self._fraction = max(self._fraction, min(fraction, 1.0))
+        self._on_progress(Progress(self.name, phase, self._kept, precision, self._fraction))
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,13 @@ def test_slow_warm_up_is_thrown_away_and_counted():
     assert (samples.round[samples.warmup] == -1).all()
 
 
+def test_first_call_that_compiles_is_on_no_budget():
+    found = one(lambda made: 20_000.0 if made == 0 else 10.0, noise=0.01)
+    assert found.status == "ok"
+    assert found.warmup_seconds > 20
+    assert found.quantiles[0.5].value == pytest.approx(10e6, rel=0.01)
+
+
 def test_no_steady_state_within_the_warm_up_is_not_stationary():
     found = one(lambda made: 5.0 * 1.05**made, MeasurePlan(max_warmup_s=2.0))
     assert (found.status, found.stopped_by) == ("not-stationary", "no-steady-state")
@@ -324,7 +331,7 @@ def test_progress_grows_and_ends_finished():
     assert seen[-1].phase == "finished"
     assert seen[-1].fraction == 1.0
     assert all(0 <= p.fraction <= 1 for p in seen)
-    assert all(a.kept <= b.kept for a, b in pairwise(seen))
+    assert all(a.kept <= b.kept and a.fraction <= b.fraction for a, b in pairwise(seen))
 
 
 def test_nothing_to_measure_gives_nothing():
