@@ -54,7 +54,9 @@ class Decision:
     smallest: Row | None = None
     most_accurate: Row | None = None
     refused: tuple[tuple[Row, str], ...] = ()
-    """Measured rows that were not ranked or do not qualify, and why."""
+    """Measured rows that do not qualify, and why."""
+    unranked: tuple[tuple[Row, str], ...] = ()
+    """Measured rows whose clock covers something else than the others', and what."""
     caveats: tuple[str, ...] = field(default=())
     """What a reader must know before believing the sentence."""
 
@@ -86,8 +88,8 @@ def _decide_group(
     measured = [r for r in group if r["status"] == "ok" and r.get("latency_p50_ms") is not None]
     if not measured:
         return Decision(*key, ship=None, sentence=_nothing_measured(key, group))
-    ranked, refused = _alike(measured, reference_recipe)
-    qualified = []
+    ranked, unranked = _alike(measured, reference_recipe)
+    qualified, refused = [], []
     for row in ranked:
         if objection := _objection(row, allowed_drop):
             refused.append((row, objection))
@@ -106,6 +108,7 @@ def _decide_group(
             baseline=baseline,
             most_accurate=_most_accurate(ranked),
             refused=tuple(refused),
+            unranked=tuple(unranked),
         )
     fastest = min(qualified, key=_p50)
     tied = [row for row in qualified if _overlap(row, fastest)]
@@ -121,7 +124,8 @@ def _decide_group(
         smallest=min(qualified, key=lambda row: (_size(row), _p50(row))),
         most_accurate=_most_accurate(qualified),
         refused=tuple(refused),
-        caveats=tuple(_caveats(ship, fastest, tied, ranked, refused)),
+        unranked=tuple(unranked),
+        caveats=tuple(_caveats(ship, tied, ranked, [*refused, *unranked])),
     )
 
 
@@ -138,13 +142,13 @@ def _alike(measured: list[Row], reference_recipe: str) -> tuple[list[Row], list[
         return len(rows), any(row["recipe"] == reference_recipe for row in rows)
 
     ranked = max(sets.values(), key=weight)
-    refused = [
+    unranked = [
         (row, f"not ranked: {_difference(row, ranked[0], _RANKING_CONTRACT)}")
         for rows in sets.values()
         if rows is not ranked
         for row in rows
     ]
-    return ranked, refused
+    return ranked, unranked
 
 
 def _difference(row: Row, other: Row, names: Sequence[str]) -> str:
@@ -183,7 +187,6 @@ def _objection(row: Row, allowed_drop: float) -> str | None:
 
 def _caveats(
     ship: Row,
-    fastest: Row,
     tied: Sequence[Row],
     ranked: Sequence[Row],
     refused: Sequence[tuple[Row, str]],
@@ -300,7 +303,7 @@ def _place(key: tuple[str, str, str]) -> str:
 
 def _examples(row: Row) -> str:
     count = row.get("examples")
-    return "Its test split" if count is None else f"{count:,} examples"
+    return "its test split" if count is None else f"{count:,} examples"
 
 
 def _count(count: int, noun: str) -> str:

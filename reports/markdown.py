@@ -18,7 +18,8 @@ def render(rows: Sequence[Row], run: Mapping[str, Any], decisions: Sequence[Deci
     for decision in decisions:
         parts.append(f"**{markdown_text(decision.sentence)}**\n")
         notes = [*decision.caveats]
-        notes += [f"Not considered: {build_name(row)}: {why}." for row, why in decision.refused]
+        aside = (*decision.refused, *decision.unranked)
+        notes += [f"Not considered: {build_name(row)}: {why}." for row, why in aside]
         if notes:
             parts.append("\n".join(f"- {markdown_text(note)}" for note in notes) + "\n")
     if not decisions:

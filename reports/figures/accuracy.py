@@ -39,7 +39,8 @@ def accuracy_figure(
         return None
     ends = [0.0, 150 * allowed_drop]
     for row in builds:
-        for name in ("accuracy_drop", "accuracy_drop_low", "accuracy_drop_high"):
+        for name in ("", "_low", "_high", "_bound"):
+            name = f"accuracy_drop{name}"
             if row.get(name) is not None:
                 ends.append(100 * row[name])
     room = 0.04 * (max(ends) - min(ends) or 1.0)

@@ -12,6 +12,7 @@ from reports.decision import build_name
 from reports.figures.labels import Box, place_label, text_width
 from reports.figures.marks import COLOURS, Marks
 from reports.figures.scale import Scale, positive_scale, round_up, tick_text
+from reports.figures.strips import build_label
 from reports.figures.svg import Markup, element, join
 from reports.pareto import pareto_front
 
@@ -28,6 +29,7 @@ class Cost:
     """What the vertical axis shows: the first of these that the rows have."""
 
     title: str
+    short: str
     value: Callable[[Row], float | None]
     low: str = ""
     high: str = ""
@@ -49,6 +51,7 @@ def _disagreement(row: Row) -> float | None:
 
 DROP = Cost(
     "accuracy drop, points (lower is better)",
+    "accuracy drop",
     _times("accuracy_drop", 100),
     "accuracy_drop_low",
     "accuracy_drop_high",
@@ -56,20 +59,28 @@ DROP = Cost(
 )
 COSTS = (
     DROP,
-    Cost("predictions unlike the reference's, %", _disagreement),
-    Cost("relative error of the outputs, %", _times("relative_error", 100)),
-    Cost("artifact, MiB", _times("artifact_bytes", 1 / 2**20)),
+    Cost("predictions unlike the reference's, %", "unlike, %", _disagreement),
+    Cost("relative error of the outputs, %", "error, %", _times("relative_error", 100)),
+    Cost("artifact, MiB", "MiB", _times("artifact_bytes", 1 / 2**20)),
 )
 
 
 def pareto_figure(
-    rows: Sequence[Row], ship: Row | None, allowed_drop: float, marks: Marks
+    rows: Sequence[Row],
+    ship: Row | None,
+    allowed_drop: float,
+    marks: Marks,
+    unranked: Sequence[Row] = (),
 ) -> Markup | None:
-    """The figure of one model, workload and device; None where no row has both coordinates."""
+    """The figure of one model, workload and device; None where no row has both coordinates.
+
+    ``unranked`` rows are shown, and have no part in the front.
+    """
     rows = [row for row in rows if row["status"] == "ok" and row.get("latency_p50_ms")]
     for cost in COSTS:
         if known := [row for row in rows if _is_known(cost.value(row))]:
-            return _Figure(cost, known, ship, allowed_drop, marks).draw()
+            figure = _Figure(cost, known, ship, allowed_drop, marks, unranked)
+            return element("div", figure.draw(), figure.front_table(), class_="pair")
     return None
 
 
@@ -79,7 +90,13 @@ def _is_known(value: float | None) -> bool:
 
 class _Figure:
     def __init__(
-        self, cost: Cost, rows: list[Row], ship: Row | None, allowed_drop: float, marks: Marks
+        self,
+        cost: Cost,
+        rows: list[Row],
+        ship: Row | None,
+        allowed_drop: float,
+        marks: Marks,
+        unranked: Sequence[Row],
     ) -> None:
         self.cost, self.rows, self.ship, self.marks = cost, rows, ship, marks
         self.limit = 100 * allowed_drop if cost is DROP else None
@@ -95,7 +112,11 @@ class _Figure:
         self.values = [float(cost.value(row) or 0.0) for row in rows]
         self.y = self._vertical()
         self.largest = max((row.get("artifact_bytes") or 0 for row in rows), default=0) or 1
-        points = list(zip((row["latency_p50_ms"] for row in rows), self.values, strict=True))
+        self.unranked = [any(row is other for other in unranked) for row in rows]
+        points = [
+            (math.nan if aside else row["latency_p50_ms"], value)
+            for row, value, aside in zip(rows, self.values, self.unranked, strict=True)
+        ]
         self.front = pareto_front(points)
 
     def _vertical(self) -> Scale:
@@ -133,6 +154,26 @@ class _Figure:
             role="img",
             class_="plot",
         )
+
+    def front_table(self) -> Markup:
+        """The builds on the front in words, the fastest first."""
+        heads = [element("th", name, scope="col") for name in ("Pareto front", "median", "size")]
+        heads.insert(2, element("th", self.cost.short, scope="col"))
+        lines = []
+        for i in self.front:
+            row = self.rows[i]
+            drop = units.accuracy_drop(row) if self.cost is DROP else f"{self.values[i]:.3g}"
+            cells = [units.latency(row), drop, units.binary(row.get("artifact_bytes"))]
+            lines.append(
+                element(
+                    "tr",
+                    element("td", build_label(row)),
+                    join([element("td", cell, class_="num") for cell in cells]),
+                    class_="chosen" if row is self.ship else None,
+                )
+            )
+        head = element("thead", element("tr", join(heads)))
+        return element("table", head, element("tbody", join(lines)), class_="front-table")
 
     def _px(self, value: float) -> float:
         return LEFT + self.x(value) * (WIDTH - LEFT - RIGHT)
@@ -232,7 +273,7 @@ class _Figure:
         row = self.rows[i]
         x, y = self._px(row["latency_p50_ms"]), self._py(self.values[i])
         shipped = row is self.ship
-        extra = "front-mark" if i in self.front else "behind"
+        extra = "unranked" if self.unranked[i] else "front-mark" if i in self.front else "behind"
         parts = [
             element("title", hover(row)),
             self.marks.mark(row["runtime"], self._area(row), x, y, extra),

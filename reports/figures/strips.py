@@ -15,6 +15,8 @@ from reports.figures.svg import Markup, element, join
 
 HEIGHT = 26
 MIDDLE = HEIGHT / 2
+_SHOWN = 30
+"""Rows seen at first; the rest unfold."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ def strips_figure(
         element("span"),
         class_="strip head",
     )
-    return element("div", head, join([_row(s, behind) for s in strips]), class_="strips")
+    rows = [_row(strip, behind) for strip in strips]
+    rest = None
+    if len(rows) > _SHOWN:
+        summary = element("summary", f"{len(rows) - _SHOWN} more")
+        rest = element("details", summary, join(rows[_SHOWN:]))
+    return element("div", head, join(rows[:_SHOWN]), rest, class_="strips")
 
 
 def _row(strip: Strip, behind: Markup) -> Markup:

@@ -132,12 +132,13 @@ def _list(style: str, lines: Sequence[str]) -> Markup | None:
 
 
 def _refused(decision: Decision) -> Markup | None:
-    if not decision.refused:
+    aside = (*decision.refused, *decision.unranked)
+    if not aside:
         return None
-    count = len(decision.refused)
+    count = len(aside)
     items = [
         element("li", element("b", build_name(row)), f" ({units.latency(row)}): {why}")
-        for row, why in decision.refused
+        for row, why in aside
     ]
     builds = "build was" if count == 1 else "builds were"
     return element(

@@ -109,7 +109,8 @@ def _tradeoff(
     scored = False
     for decision in decisions:
         group = _group(rows, decision)
-        drawn = pareto_figure(group, decision.ship, allowed_drop, marks)
+        unranked = [row for row, _ in decision.unranked]
+        drawn = pareto_figure(group, decision.ship, allowed_drop, marks, unranked)
         if drawn is not None:
             scored = scored or any(DROP.value(row) is not None for row in group)
             figures.append(_figure(decision, decisions, drawn))
@@ -122,6 +123,8 @@ def _tradeoff(
         "line is the Pareto front, which no other build beats on both counts. A ring marks the "
         "build to ship."
     )
+    if any(decision.unranked for decision in decisions):
+        note += " Dashed marks are not ranked: their clock covers something else."
     return section("The trade-off", "tradeoff", note, marks.legend(), _side_by_side(figures))
 
 

@@ -102,7 +102,7 @@ def test_decide_does_not_rank_a_row_of_another_contract(make_row, column, value)
     )
     assert decision.ship is not None
     assert decision.ship["recipe"] != "int8"
-    [(row, why)] = decision.refused
+    [(row, why)] = decision.unranked
     assert row["recipe"] == "int8"
     assert f"{column.removeprefix('contract_')} is {value}" in why
     assert any("int8" in caveat for caveat in decision.caveats)
