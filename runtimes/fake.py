@@ -115,7 +115,7 @@ class FakeSession:
         peak_known = memory.reset_peak()
         outputs = self.run(feeds)
         tensors = [*feeds.values(), *outputs.values()]
-        return memory.cpu_breakdown(0, memory.peak() if peak_known else None, tensors)
+        return memory.cpu_breakdown(0, peak_known, tensors)
 
     def close(self) -> None:
         self._leaked.clear()

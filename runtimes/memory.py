@@ -24,12 +24,12 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 
 def resident() -> int | None:
     """Resident set size (VmRSS) in bytes; None where /proc does not tell."""
-    return _status("VmRSS")
+    return _status().get("VmRSS")
 
 
 def peak() -> int | None:
     """Largest resident set (VmHWM) in bytes since the process began or ``reset_peak`` worked."""
-    return _status("VmHWM")
+    return _status().get("VmHWM")
 
 
 def reset_peak() -> bool:
@@ -73,17 +73,19 @@ def c_allocator() -> tuple[int, int] | None:
 
 
 def cpu_breakdown(
-    weights_bytes: int | None, peak_bytes: int | None, tensors: Iterable[np.ndarray]
+    weights_bytes: int | None, peak_known: bool, tensors: Iterable[np.ndarray]
 ) -> MemoryBreakdown:
     """The breakdown of a session whose memory is the process's own.
 
-    ``tensors`` are the inputs and outputs of one call, for the theoretical minimum.
+    ``peak_known`` is what ``reset_peak`` answered before the call that is described; ``tensors``
+    are that call's inputs and outputs, for the theoretical minimum.
     """
     allocator = c_allocator()
+    status = _status()  # read once: the peak is then never below the resident set
     return replace(
         minimum(MemoryBreakdown(weights_bytes=weights_bytes), tensors),
-        resident_bytes=resident(),
-        peak_bytes=peak_bytes,
+        resident_bytes=status.get("VmRSS"),
+        peak_bytes=status.get("VmHWM") if peak_known else None,
         reserved_bytes=allocator[0] if allocator else None,
         in_use_bytes=allocator[1] if allocator else None,
     )
@@ -106,12 +108,11 @@ def onnx_bytes(model: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _status(key: str) -> int | None:
+def _status() -> dict[str, int]:
+    """The process's memory fields in bytes; none where /proc does not tell."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
-        return None
-    for line in lines:
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return {}
+    cells = (line.split() for line in lines if line.endswith(" kB"))
+    return {key.rstrip(":"): int(count) * 1024 for key, count, _ in cells}

@@ -210,7 +210,7 @@ class OnnxRuntimeSession:
         outputs = self.run(feeds)
         return memory.cpu_breakdown(
             memory.onnx_bytes(self._path),
-            memory.peak() if peak_known else None,
+            peak_known,
             [*feeds.values(), *outputs.values()],
         )
 

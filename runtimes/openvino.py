@@ -160,7 +160,7 @@ class OpenVinoSession:
         outputs = self.run(feeds)
         return memory.cpu_breakdown(
             memory.onnx_bytes(self._path),
-            memory.peak() if peak_known else None,
+            peak_known,
             [*feeds.values(), *outputs.values()],
         )
 

@@ -215,7 +215,7 @@ class TorchSession:
             peak_known = memory.reset_peak()
             outputs = self.run(feeds)
             tensors = [*feeds.values(), *outputs.values()]
-            return memory.cpu_breakdown(weights, memory.peak() if peak_known else None, tensors)
+            return memory.cpu_breakdown(weights, peak_known, tensors)
         cuda = self._torch.cuda
         cuda.reset_peak_memory_stats(self._device)
         outputs = self.run(feeds)
