@@ -13,6 +13,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from reports.columns import AXES, BY_NAME, COLUMNS, REQUIRED, STATUSES, Column
@@ -154,3 +155,51 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise ReportError(f"{type(value).__name__} cannot be written as JSON: {value!r:.80}")
+
+
+def samples_table(cell_id: str, samples: Mapping[str, np.ndarray]) -> pa.Table:
+    """One cell's samples as a table. Raises ReportError for columns of unlike length or type."""
+    if "latency_ns" not in samples:
+        raise ReportError("samples have no column 'latency_ns'")
+    count = len(samples["latency_ns"])
+    defaults = {
+        "cell_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [cell_id]),
+        "index": np.arange(count, dtype=np.int32),
+        "block": np.zeros(count, np.int32),
+        "phase": ["sample"] * count if "phase" not in samples else None,
+        "disturbed": np.zeros(count, bool),
+    }
+    if strange := set(samples.get("phase", ())) - {"warmup", "sample"}:
+        raise ReportError(f"column 'phase' can be warmup or sample, not {min(strange)!r}")
+    return _table(SAMPLES, {**defaults, **samples}, count)
+
+
+def examples_table(
+    axes: Mapping[str, str], examples: Mapping[str, np.ndarray | list[Any]]
+) -> pa.Table:
+    """One build's per-example results as a table. Raises ReportError as ``samples_table`` does."""
+    if not examples:
+        raise ReportError("examples have no columns")
+    count = len(next(iter(examples.values())))
+    repeated = {name: [value] * count for name, value in axes.items()}
+    return _table(EXAMPLES, {"example": np.arange(count), **examples, **repeated}, count)
+
+
+def _table(schema: pa.Schema, columns: Mapping[str, Any], count: int) -> pa.Table:
+    if unknown := sorted(set(columns) - set(schema.names)):
+        raise ReportError(f"unknown column {unknown[0]!r}: choose from {', '.join(schema.names)}")
+    arrays = []
+    for field in schema:
+        values = columns.get(field.name)
+        if values is None:
+            values = [None] * count
+        if len(values) != count:
+            raise ReportError(f"column {field.name!r} has {len(values)} values, not {count}")
+        try:
+            array = values if isinstance(values, pa.Array) else pa.array(values)
+            arrays.append(array.cast(field.type))
+            if array.null_count and not field.nullable:
+                raise ReportError(f"column {field.name!r} has a null")
+        except (pa.ArrowException, TypeError) as error:
+            raise ReportError(f"column {field.name!r} is not {field.type}: {error}") from error
+    return pa.Table.from_arrays(arrays, schema=schema)

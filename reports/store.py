@@ -22,7 +22,14 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from reports.errors import ReportError
-from reports.schema import EXAMPLES, SAMPLES, arrow_schema, validate_row
+from reports.schema import (
+    EXAMPLES,
+    SAMPLES,
+    arrow_schema,
+    examples_table,
+    samples_table,
+    validate_row,
+)
 
 JOURNAL = "journal"
 RUN = "run.json"
@@ -108,7 +115,7 @@ class RunStore:
         """
         full = validate_row(row)
         stem = f"cell-{_sha256(full['cell_id'])[:32]}"
-        columns = None if samples is None else _samples_table(full["cell_id"], samples)
+        columns = None if samples is None else samples_table(full["cell_id"], samples)
         path = self._journal / f"{stem}.parquet"
         if columns is not None:
             write_whole(path, lambda file: _write_table(columns, file))
@@ -125,7 +132,7 @@ class RunStore:
         ``examples`` the other columns of ``reports.schema.EXAMPLES``, each (n,). ``example``
         counts from 0 unless given. Recorded twice for the same axes, the second is kept.
         """
-        table = _examples_table(axes, examples)
+        table = examples_table(axes, examples)
         stem = f"examples-{_sha256(json.dumps(dict(axes), sort_keys=True))[:32]}"
         path = self._journal / f"{stem}.parquet"
         write_whole(path, lambda file: _write_table(table, file))
@@ -239,53 +246,6 @@ def _read_row(path: Path) -> dict[str, Any]:
         raise ReportError(
             f"{path} is damaged ({error}): remove it, and --resume measures that cell again"
         ) from error
-
-
-def _samples_table(cell_id: str, samples: Mapping[str, np.ndarray]) -> pa.Table:
-    """One cell's samples as a table. Raises ReportError for columns of unlike length or type."""
-    if "latency_ns" not in samples:
-        raise ReportError("samples have no column 'latency_ns'")
-    count = len(samples["latency_ns"])
-    defaults = {
-        "cell_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [cell_id]),
-        "index": np.arange(count, dtype=np.int32),
-        "block": np.zeros(count, np.int32),
-        "phase": ["sample"] * count if "phase" not in samples else None,
-        "disturbed": np.zeros(count, bool),
-    }
-    if strange := set(samples.get("phase", ())) - {"warmup", "sample"}:
-        raise ReportError(f"column 'phase' can be warmup or sample, not {min(strange)!r}")
-    return _table(SAMPLES, {**defaults, **samples}, count)
-
-
-def _examples_table(
-    axes: Mapping[str, str], examples: Mapping[str, np.ndarray | list[Any]]
-) -> pa.Table:
-    if not examples:
-        raise ReportError("examples have no columns")
-    count = len(next(iter(examples.values())))
-    repeated = {name: [value] * count for name, value in axes.items()}
-    return _table(EXAMPLES, {"example": np.arange(count), **examples, **repeated}, count)
-
-
-def _table(schema: pa.Schema, columns: Mapping[str, Any], count: int) -> pa.Table:
-    if unknown := sorted(set(columns) - set(schema.names)):
-        raise ReportError(f"unknown column {unknown[0]!r}: choose from {', '.join(schema.names)}")
-    arrays = []
-    for field in schema:
-        values = columns.get(field.name)
-        if values is None:
-            values = [None] * count
-        if len(values) != count:
-            raise ReportError(f"column {field.name!r} has {len(values)} values, not {count}")
-        try:
-            array = values if isinstance(values, pa.Array) else pa.array(values)
-            arrays.append(array.cast(field.type))
-            if array.null_count and not field.nullable:
-                raise ReportError(f"column {field.name!r} has a null")
-        except (pa.ArrowException, TypeError) as error:
-            raise ReportError(f"column {field.name!r} is not {field.type}: {error}") from error
-    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _write_table(table: pa.Table, file: IO[bytes]) -> None:

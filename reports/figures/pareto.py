@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
 from reports.decision import build_name
+from reports.figures.cost import COSTS, DROP, Cost
 from reports.figures.labels import Box, place_label, text_width
 from reports.figures.marks import COLOURS, Marks
 from reports.figures.scale import Scale, positive_scale, round_up, tick_text
@@ -22,47 +22,6 @@ WIDTH, HEIGHT = 560, 420
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 50
 _OVER = "over the allowed drop"
 _LARGEST_AREA, _SMALLEST_AREA = 620.0, 40.0
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the vertical axis shows: the first of these that the rows have."""
-
-    title: str
-    short: str
-    value: Callable[[Row], float | None]
-    low: str = ""
-    high: str = ""
-    scale: float = 1.0
-
-    def ends(self, row: Row) -> tuple[float, float] | None:
-        low, high = row.get(self.low), row.get(self.high)
-        return None if low is None or high is None else (low * self.scale, high * self.scale)
-
-
-def _times(name: str, factor: float) -> Callable[[Row], float | None]:
-    return lambda row: None if row.get(name) is None else row[name] * factor
-
-
-def _disagreement(row: Row) -> float | None:
-    agreement = row.get("top1_agreement")
-    return None if agreement is None else 100 * (1 - agreement)
-
-
-DROP = Cost(
-    "accuracy drop, points (lower is better)",
-    "accuracy drop",
-    _times("accuracy_drop", 100),
-    "accuracy_drop_low",
-    "accuracy_drop_high",
-    100,
-)
-COSTS = (
-    DROP,
-    Cost("predictions unlike the reference's, %", "unlike, %", _disagreement),
-    Cost("relative error of the outputs, %", "error, %", _times("relative_error", 100)),
-    Cost("artifact, MiB", "MiB", _times("artifact_bytes", 1 / 2**20)),
-)
 
 
 def pareto_figure(

@@ -12,11 +12,12 @@ import numpy as np
 
 from reports.decision import ALLOWED_DROP, Decision
 from reports.figures.accuracy import accuracy_figure
+from reports.figures.cost import DROP
 from reports.figures.latency import latency_figure
 from reports.figures.lineage import lineage_figure
 from reports.figures.marks import Marks
 from reports.figures.memory import memory_figure, memory_legend
-from reports.figures.pareto import DROP, pareto_figure
+from reports.figures.pareto import pareto_figure
 from reports.figures.svg import Markup, element, join
 from reports.html.answer import answer
 from reports.html.provenance import environment, failures, reproduce
