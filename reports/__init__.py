@@ -15,7 +15,7 @@ _HOMES = {"Results": "reports.results", "load": "reports.results", "write": "rep
 
 
 def __getattr__(name: str) -> Any:
-    # pandas takes half a second and 60 MiB: whoever only records rows need not pay for it.
+    # Whoever only records rows pays for neither the figures nor the readers.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'reports' has no attribute {name!r}")

@@ -177,15 +177,16 @@ def test_record_refuses_samples(tmp_path: Path, make_row, samples: dict, message
         assert store.finished() == set()
 
 
-def test_finish_stays_small_when_there_are_many_samples(tmp_path: Path, make_row) -> None:
+def test_finish_and_report_stay_small_when_there_are_many_samples(tmp_path: Path, make_row) -> None:
     script = (
-        "import json, resource, sys, numpy as np; from reports.store import RunStore\n"
+        "import json, resource, sys, numpy as np, reports; from reports.store import RunStore\n"
         "row = json.loads(sys.argv[2])\n"
         "store = RunStore.create(sys.argv[1], {})\n"
         "latencies = np.random.default_rng(0).integers(1e6, 2e6, 400_000)\n"
         "for cell in range(10):\n"
         "    store.record({**row, 'cell_id': str(cell)}, {'latency_ns': latencies})\n"
         "store.finish()\n"
+        "reports.write(sys.argv[1])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     done = subprocess.run(
