@@ -13,9 +13,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from arviz_stats.base import array_stats
 from scipy import optimize, stats
 
-from suites.measure.measurement import Samples
+from suites.measure.measurement import Measurement, Samples
 from suites.measure.paired import paired_interval
 from suites.measure.plan import MeasurePlan
 from suites.measure.quantiles import QuantileEstimate, quantile_interval
@@ -78,15 +79,28 @@ def true_quantile(name: str, noise: float, p: float) -> float:
 
 
 def quantile_coverage(
-    name: str, n: int, p: float, replications: int, seed: int = 1, noise: float = 0.1
+    name: str,
+    n: int,
+    p: float,
+    replications: int,
+    seed: int = 1,
+    noise: float = 0.1,
+    indicator_only: bool = False,
 ) -> Outcome:
-    """95 % intervals of one quantile from ``n`` samples."""
+    """95 % intervals of one quantile from ``n`` samples; with ``indicator_only`` those that the
+    first of the two estimates of the effective samples would give alone."""
     truth = true_quantile(name, noise, p)
     estimates = [
-        quantile_interval(series, p) for series in simulate(name, noise, (replications, n), seed)
+        quantile_interval(series, p, effective=_by_indicator(series, p) if indicator_only else None)
+        for series in simulate(name, noise, (replications, n), seed)
     ]
     given = [e for e in estimates if isinstance(e, QuantileEstimate)]
     return Outcome(replications, len(given), sum(e.low <= truth <= e.high for e in given))
+
+
+def _by_indicator(series: np.ndarray, p: float) -> float:
+    ess = array_stats.ess(series[None, :], chain_axis=0, draw_axis=1, method="quantile", prob=p)
+    return min(float(ess), float(len(series))) if math.isfinite(ess) else 1.0
 
 
 def stopping_coverage(
@@ -136,17 +150,29 @@ def ratio_coverage(name: str, rounds: int, replications: int, calls: int = 6) ->
     held = 0
     for slow, fast, common in zip(own[0], own[1], machine, strict=True):
         ratio = ratio_interval(
-            _samples(truth * slow * common, calls), _samples(fast * common, calls)
+            _measured(truth * slow * common, calls), _measured(fast * common, calls)
         )
         assert ratio is not None, "there are enough rounds"
         held += ratio.low <= truth <= ratio.high
     return Outcome(replications, replications, held)
 
 
-def _samples(times: np.ndarray, calls: int) -> Samples:
+def _measured(times: np.ndarray, calls: int) -> Measurement:
     blocks = np.arange(len(times), dtype=np.int32) // calls
     none = np.zeros(len(times), bool)
-    return Samples((times * 1e7).astype(np.int64), none, blocks, blocks, none)
+    return Measurement(
+        status="ok",
+        reason="",
+        stopped_by="time",
+        samples=Samples((times * 1e7).astype(np.int64), none, blocks, blocks, none),
+        looks=(),
+        quantiles={},
+        minimum_ns=None,
+        mad_ns=None,
+        warmup_calls=0,
+        warmup_seconds=0.0,
+        disturbed_calls=None,
+    )
 
 
 def paired_coverage(n: int, lost: float, gained: float, replications: int) -> tuple[float, float]:
@@ -182,6 +208,11 @@ def main() -> None:
                 for o in (quantile_coverage(name, n, p, count) for p in (0.5, 0.99))
             )
             print(f"{name:12} {n:6}       " + "         ".join(cells))
+
+    print("\nFor comparison, AR(0.9) with the indicator's effective samples alone")
+    for p, n in ((0.5, 32), (0.5, 162), (0.5, 400), (0.99, 1500)):
+        plain = quantile_coverage("AR(0.9)", n, p, count, indicator_only=True)
+        print(f"p{100 * p:.0f} {n:6} given {plain.share_given:6.1%} holds {plain.coverage:6.1%}")
 
     print("\nThe p50's interval when a measurement stopped at 2 % (at most 1231 samples)")
     print(f"{'series':12} {'noise':>6} {'stopped':>8} {'holds':>7} {'wrong':>6} {'samples':>8}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from suites.measure.measurement import Samples
+from suites.measure.measurement import Measurement, Samples
 from suites.measure.quantiles import autoregressive_samples
 
 FEWEST_ROUNDS = 3
@@ -26,7 +26,9 @@ class RatioEstimate:
     rounds: int
 
 
-def ratio_interval(a: Samples, b: Samples, confidence: float = 0.95) -> RatioEstimate | None:
+def ratio_interval(
+    a: Measurement, b: Measurement, confidence: float = 0.95
+) -> RatioEstimate | None:
     """The ratio of two interleaved cells' median call times, from the rounds that both were in.
 
     With ``d_r = log(median of a in round r) - log(median of b in round r)`` over ``R`` rounds,
@@ -39,7 +41,7 @@ def ratio_interval(a: Samples, b: Samples, confidence: float = 0.95) -> RatioEst
     is assumed is that the ``d_r`` are about normal, as medians of blocks are. None with fewer than
     three common rounds, as for cells of different groups.
     """
-    by_round_a, by_round_b = _log_medians(a), _log_medians(b)
+    by_round_a, by_round_b = _log_medians(a.samples), _log_medians(b.samples)
     common = sorted(by_round_a.keys() & by_round_b.keys())
     if len(common) < FEWEST_ROUNDS:
         return None
