@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from reports.columns import AXES, COLUMNS, CONTRACT, STATUSES
 from reports.errors import ReportError
-from reports.schema import SCHEMA_VERSION, arrow_schema, empty_row, validate_row
+from reports.schema import EXAMPLES, SAMPLES, SCHEMA_VERSION, arrow_schema, empty_row, validate_row
 
 
 def test_columns_are_documented_and_unique() -> None:
@@ -90,3 +91,12 @@ def test_validate_row_refuses(make_row, column: str, value: object, message: str
 def test_validate_row_replaces_what_is_not_text(make_row) -> None:
     row = validate_row(make_row(status="error", reason="no file \udcff"))
     assert row["reason"] == "no file ?"
+
+
+def test_documentation_lists_every_column_as_it_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reports.md").read_text()
+    for column in COLUMNS:
+        assert f"| `{column.name}` |" in text
+        assert f"| {column.unit} | {column.doc} |" in text, column.name
+    for field in (*SAMPLES, *EXAMPLES):
+        assert f"| `{field.name}` |" in text
