@@ -66,7 +66,9 @@ def test_ratio_is_students_interval_of_the_rounds_when_they_are_independent(pair
 
 
 def test_ratio_is_none_without_three_common_rounds():
-    plan = MeasurePlan(min_rounds=1, first_look=12, min_seconds=0, max_seconds=0.15)
+    plan = MeasurePlan(
+        min_rounds=1, first_look=12, min_seconds=0, max_seconds=0.15, block_seconds=10
+    )
     Drifting.time = 0.0
     samplers = {"a": Drifting(10.0, 1), "b": Drifting(10.0, 2)}
     found = measure(samplers, plan, 0, clock=lambda: Drifting.time)
