@@ -130,7 +130,8 @@ def resize(example: np.ndarray, spec: TensorSpec, sizes: Mapping[str, int]) -> n
     for axis, name in enumerate(spec.shape):
         if isinstance(name, str):
             example = np.take(example, np.arange(sizes[name]) % example.shape[axis], axis)
-    return np.ascontiguousarray(example)
+    # NumPy would give a contiguous scalar an axis.
+    return np.ascontiguousarray(example) if example.ndim else example
 
 
 def example_sizes(signature: Signature, examples: Feeds) -> dict[str, int]:

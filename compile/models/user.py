@@ -159,20 +159,19 @@ def _guard(where: str, what: str, function: Callable[..., Any], *args: Any, **na
     """Call the user's code; whatever it raises is theirs to mend, and is told in one line."""
     try:
         return function(*args, **named)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = next(iter(str(error).strip().splitlines()), "")
         raise InputError(f"{where} {what} {type(error).__name__}: {line}") from error
 
 
 def _array(where: str, name: object, value: Any) -> np.ndarray:
+    if not isinstance(value, Tensor | np.ndarray | np.generic):
+        raise InputError(f"{where}: input {name!r} is {_kind(value)}, not a tensor or an array")
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise InputError(f"{where}: input {name!r} has type {dtype}, which is not handled")
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
-    if not isinstance(value, np.ndarray | np.generic):
-        raise InputError(f"{where}: input {name!r} is {_kind(value)}, not a tensor or an array")
-    if value.dtype.name not in _DTYPES:
-        raise InputError(
-            f"{where}: input {name!r} has type {value.dtype.name}, which is not handled"
-        )
     return np.ascontiguousarray(value) if value.ndim else np.asarray(value)
 
 

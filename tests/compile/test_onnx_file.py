@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from compile.artifact import Artifact, Store
+from compile.errors import InputError, Unsupported
+from compile.graph import MODEL, count_ops, load_onnx, save_onnx
+from compile.models.resolve import resolve
+from compile.models.source import source_artifact
+
+RANDOM = np.random.default_rng(0)
+TABLE = RANDOM.standard_normal((50, 8)).astype(np.float32)
+WEIGHT = RANDOM.standard_normal((3, 8)).astype(np.float32)
+
+
+def classifier(op: str = "Gemm", domain: str = "") -> onnx.ModelProto:
+    """Mean of embeddings, then a Gemm with a transposed weight, its axes named as elsewhere."""
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["e"]),
+        helper.make_node("ReduceMean", ["e", "axis"], ["m"], keepdims=0),
+        helper.make_node(
+            op, ["m", "w"], ["scores"], domain=domain, **({} if domain else {"transB": 1})
+        ),
+    ]
+    weights = {"table": TABLE, "w": WEIGHT, "axis": np.array([1])}
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["N", "L"])],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
+            [numpy_helper.from_array(a, n) for n, a in weights.items()],
+        ),
+        opset_imports=[
+            helper.make_opsetid("", 18),
+            *([helper.make_opsetid(domain, 1)] if domain else []),
+        ],
+        ir_version=9,
+    )
+
+
+def source(folder: Path, reference: str = "m.onnx") -> Artifact:
+    return source_artifact(resolve(reference, base=folder), Store(folder / "store"))
+
+
+def test_a_file_becomes_a_canonical_artifact_with_a_signature(tmp_path: Path) -> None:
+    onnx.save(classifier(), tmp_path / "m.onnx")
+    artifact = source(tmp_path)
+    assert artifact.kind == "onnx"
+    (tokens,) = artifact.signature.inputs
+    assert (tokens.shape, tokens.dtype, tokens.high) == (("batch", "sequence"), "int64", 50)
+    assert artifact.signature.outputs[0].shape == ("batch", 3)
+    assert count_ops(load_onnx(artifact.folder)) == {"Gather": 1, "ReduceMean": 1, "MatMul": 1}
+    assert max(entry["absolute"] for entry in artifact.facts["parity"]) < 1e-5
+    session = onnxruntime.InferenceSession(
+        str(artifact.folder / MODEL), providers=["CPUExecutionProvider"]
+    )
+    feeds = artifact.signature.feeds({"batch": 4, "sequence": 6})
+    (got,) = session.run(None, feeds)
+    np.testing.assert_allclose(got, TABLE[feeds["tokens"]].mean(1) @ WEIGHT.T, atol=1e-5)
+
+
+def test_external_data_is_copied_and_decides_the_key(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    big = classifier()
+    big.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.tile(TABLE, (9, 1)), "table"))
+    save_onnx(big, folder, limit=1)
+    first = source(tmp_path, "given/model.onnx")
+    data = folder / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    second = source(tmp_path, "given/model.onnx")
+    assert first.key != second.key
+    data.unlink()
+    session = onnxruntime.InferenceSession(
+        str(second.folder / MODEL), providers=["CPUExecutionProvider"]
+    )
+    assert session.run(None, {"tokens": np.zeros((1, 2), np.int64)})[0].shape == (1, 3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_the_torch_exporter_writes_is_read_back(tmp_path: Path) -> None:
+    module = torch.nn.Linear(4, 2).eval()
+    torch.onnx.export(
+        module,
+        (torch.ones(2, 4),),
+        tmp_path / "m.onnx",
+        dynamo=True,
+        dynamic_shapes=({0: "rows"},),
+        input_names=["x"],
+        output_names=["y"],
+        verbose=False,
+        external_data=True,
+    )
+    artifact = source(tmp_path)
+    assert artifact.signature.inputs[0].shape == ("batch", 4)
+    assert artifact.signature.outputs[0].shape == ("batch", 2)
+
+
+def test_files_that_are_not_valid_onnx_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    whole = classifier().SerializeToString()
+    path.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(InputError, match="cut short"):
+        source(tmp_path)
+    path.write_text("a text")
+    with pytest.raises(InputError, match="not an ONNX file"):
+        source(tmp_path)
+    broken = classifier()
+    broken.graph.node[2].input[0] = "nowhere"
+    path.write_bytes(broken.SerializeToString())
+    with pytest.raises(InputError, match=r"m\.onnx is not a valid ONNX model: .*nowhere") as caught:
+        source(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_operators_that_nobody_defines_are_named(tmp_path: Path) -> None:
+    onnx.save(classifier("Frobnicate", "my.domain"), tmp_path / "m.onnx")
+    with pytest.raises((InputError, Unsupported), match="Frobnicate"):
+        source(tmp_path)
+
+
+def test_an_unknown_standard_operator_is_named(tmp_path: Path) -> None:
+    onnx.save(classifier("Frobnicate"), tmp_path / "m.onnx")
+    with pytest.raises((InputError, Unsupported), match="Frobnicate"):
+        source(tmp_path)
+
+
+def test_data_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    big = classifier()
+    path = save_onnx(big, folder, limit=1)
+    light = onnx.load_model(str(path), load_external_data=False)
+    (tmp_path / "secret").write_bytes(bytes(TABLE.nbytes))
+    light.graph.initializer[0].external_data[0].value = "../secret"
+    path.write_bytes(light.SerializeToString())
+    with pytest.raises(InputError, match="outside of the model's folder"):
+        source(tmp_path, "given/model.onnx")
