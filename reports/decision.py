@@ -82,6 +82,12 @@ def decide(
     ]
 
 
+def max_drop(run: Mapping[str, Any]) -> float:
+    """The accuracy drop that a run's suite allows: ``max_drop`` in ``run.json``, or one point."""
+    allowed = run.get("max_drop")
+    return ALLOWED_DROP if allowed is None else float(allowed)
+
+
 def _decide_group(
     key: tuple[str, str, str], group: list[Row], allowed_drop: float, reference_recipe: str
 ) -> Decision:

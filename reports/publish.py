@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reports import markdown
-from reports.decision import ALLOWED_DROP, REFERENCE_RECIPE, Decision, decide
+from reports.decision import Decision, decide, max_drop
 from reports.html import page
 from reports.results import load
 from reports.store import CELLS, JOURNAL, RunStore, write_whole
@@ -15,7 +15,7 @@ def write(folder: Path | str, allowed_drop: float | None = None) -> list[Decisio
     """Write both reports into ``folder`` and return the decisions that they print.
 
     A run that was killed before it finished is merged from its journal first. ``allowed_drop``
-    and the reference recipe are those of ``run.json`` unless given. Raises ReportError for a
+    is that of ``run.json`` unless given. Raises ReportError for a
     folder that holds no run, a damaged file, and one that cannot be written.
     """
     folder = Path(folder)
@@ -24,11 +24,9 @@ def write(folder: Path | str, allowed_drop: float | None = None) -> list[Decisio
             store.finish()
     results = load(folder)
     run, rows = results.run, results.rows
-    if allowed_drop is None:
-        allowed_drop = float(run.get("allowed_drop", ALLOWED_DROP))
-    reference = str(run.get("reference_recipe", REFERENCE_RECIPE))
-    decisions = decide(rows, allowed_drop, reference)
-    document = page.render(rows, run, decisions, results.sketch(), allowed_drop)
+    limit = max_drop(run) if allowed_drop is None else allowed_drop
+    decisions = decide(rows, limit)
+    document = page.render(rows, run, decisions, results.sketch(), limit)
     write_whole(folder / "report.html", document.encode())
     write_whole(folder / "report.md", markdown.render(rows, run, decisions).encode())
     return decisions

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from reports import units
+from reports.decision import decide, max_drop
+
+if TYPE_CHECKING:
+    from reports.results import Results
 
 Row = Mapping[str, Any]
 
@@ -80,6 +85,19 @@ def headings(rows: Sequence[Row]) -> list[Heading]:
         if any(row.get(name) is not None for row in rows):
             chosen.append(heading)
     return chosen
+
+
+def terminal(results: Results) -> Group:
+    """What ``assay run`` ends with: the measured rows, what did not run, and what to ship."""
+    rows = results.rows
+    failures = console_failures(rows)
+    parts: list[RenderableType] = [console_table(rows)]
+    if failures is not None:
+        parts += [Text("\nnot measured", style="bold"), failures]
+    for decision in decide(rows, max_drop(results.run)):
+        parts.append(Text(f"\n{decision.sentence}", style="bold"))
+        parts += [Text(f"  - {caveat}") for caveat in decision.caveats]
+    return Group(*parts)
 
 
 def sorted_rows(rows: Iterable[Row]) -> list[Row]:

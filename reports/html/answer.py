@@ -23,7 +23,7 @@ def answer(
     facts = [
         str(run.get("suite") or "Assay"),
         f"{measured} of {len(rows)} cells measured",
-        str(run.get("created_at") or ""),
+        _when(rows),
     ]
     return element(
         "header",
@@ -31,6 +31,12 @@ def answer(
         element("h1", _headline(decisions)),
         element("div", join([_card(d, allowed_drop) for d in decisions]), class_="cards"),
     )
+
+
+def _when(rows: Sequence[Row]) -> str:
+    """The minute in which the last row was written."""
+    latest = max((row.get("finished_at") or "" for row in rows), default="")
+    return f"{latest[:16].replace('T', ' ')} UTC" if latest else ""
 
 
 def _headline(decisions: Sequence[Decision]) -> str:

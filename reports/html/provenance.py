@@ -11,7 +11,17 @@ from reports.tables import failed_rows
 
 Row = Mapping[str, Any]
 
-_SHOWN_APART = ("suite", "suite_text", "suite_sha256", "command", "versions", "git", "resumed")
+_ASKED = ("suite_path", "suite_sha256", "only", "seed", "max_drop", "git")
+_SHOWN_APART = (
+    *_ASKED,
+    "suite",
+    "suite_text",
+    "command",
+    "environment",
+    "runtimes",
+    "versions",
+    "resumed",
+)
 
 
 def failures(rows: Sequence[Row]) -> Markup | None:
@@ -57,15 +67,33 @@ def _cells(members: Sequence[Row]) -> Markup:
 def environment(run: Mapping[str, Any]) -> Markup | None:
     """What the run says of its machine, and of its machines if it was resumed."""
     parts = []
-    known = {k: v for k, v in run.items() if k not in (*_SHOWN_APART, "environment")}
-    facts = [*flatten(run.get("environment") or {}), *flatten(known)]
-    if facts:
+    machine = dict(run.get("environment") or {})
+    if run.get("versions"):
+        machine.pop("versions", None)
+    rest = {name: value for name, value in run.items() if name not in _SHOWN_APART}
+    if facts := [*flatten(machine), *flatten(rest)]:
         parts.append(_facts(facts))
+    if isinstance(run.get("runtimes"), Mapping):
+        parts.append(_folded("Runtimes", _facts(_availability(run["runtimes"]))))
     if versions := list(flatten(run.get("versions") or {})):
         parts.append(_folded("Library versions", _facts(versions)))
     for i, again in enumerate(run.get("resumed") or (), 1):
         parts.append(_folded(f"Resumed ({i})", _facts(list(flatten(again)))))
     return join(parts) if parts else None
+
+
+def _availability(runtimes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each runtime with why it could not be used, and what would help."""
+    lines = []
+    for name, found in runtimes.items():
+        if not isinstance(found, Mapping):
+            lines.append((name, str(found)))
+        elif found.get("available"):
+            lines.append((name, "available"))
+        else:
+            said = (found.get("reason"), found.get("way_out"))
+            lines.append((name, ": ".join(str(part) for part in said if part) or "unavailable"))
+    return lines
 
 
 def reproduce(run: Mapping[str, Any]) -> Markup | None:
@@ -74,13 +102,11 @@ def reproduce(run: Mapping[str, Any]) -> Markup | None:
     if command := run.get("command"):
         line = command if isinstance(command, str) else " ".join(map(str, command))
         parts.append(element("pre", line))
-    if git := run.get("git"):
-        facts = list(flatten(git)) if isinstance(git, Mapping) else [("commit", str(git))]
+    facts = [fact for name in _ASKED for fact in flatten(run.get(name), name)]
+    if facts:
         parts.append(_facts(facts))
     if suite := run.get("suite_text"):
         parts.append(_folded("The suite", element("pre", str(suite)), is_open=True))
-    if digest := run.get("suite_sha256"):
-        parts.append(_facts([("suite sha256", str(digest))]))
     return join(parts) if parts else None
 
 

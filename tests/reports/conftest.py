@@ -78,7 +78,16 @@ def write_demo(folder: Path, samples: int = 400) -> Path:
         "suite_text": '[suite]\nname = "quickstart"\n\n[matrix]\nmodel = ["tiny-encoder"]\n'
         f"recipe = {list(RECIPES)}\nruntime = {list(RUNTIMES)}\n",
         "command": "assay run quickstart --out results/quickstart",
-        "created_at": "2026-03-02 14:21 UTC",
+        "seed": 0,
+        "max_drop": 0.01,
+        "runtimes": {
+            "onnxruntime-cpu": {"available": True, "reason": "", "way_out": ""},
+            "onnxruntime-cuda": {
+                "available": False,
+                "reason": "no CUDA device",
+                "way_out": "run on a machine with one",
+            },
+        },
         "environment": {
             "cpu": "Intel Xeon Platinum 8488C",
             "cores": 2,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -32,9 +33,13 @@ def test_write_needs_only_the_parquet_files_and_run_json(demo_run: Path, tmp_pat
 
 def test_write_takes_the_allowed_drop_of_the_run(demo_run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(demo_run, tmp_path / "run")
-    strict, _ = write(folder, allowed_drop=0.003)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "max_drop": 0.003}))
+    strict, _ = write(folder)
     assert strict.ship is not None
     assert strict.ship["recipe"] in ("fp16", "fp32")
+    assert write(folder, allowed_drop=0.01)[0].ship["recipe"] == "int8-static"
+    write(folder)
     assert "where 0.30 is allowed" in (folder / "report.md").read_text()
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
-from reports.tables import console_failures, console_table, headings, markdown_table
+from reports.results import load
+from reports.tables import console_failures, console_table, headings, markdown_table, terminal
 
 
 def shown(renderable: object) -> str:
@@ -41,6 +43,12 @@ def test_console_tables_obey_no_markup_in_names(make_row) -> None:
     assert "[red]int8[/red]" in shown(console_table([row]))
     failed = {**row, "status": "error", "reason": "[bold]no[/bold]"}
     assert "[bold]no[/bold]" in shown(console_failures([failed]))
+
+
+def test_terminal_ends_with_what_to_ship(demo_run: Path) -> None:
+    text = " ".join(shown(terminal(load(demo_run))).split())
+    assert "Ship int8-static on onnxruntime-cpu for tiny-encoder, b8x128 on cpu:" in text
+    assert "worker died with signal 11" in text
 
 
 def test_console_failures_gather_cells_of_one_reason(make_row) -> None:
