@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,10 @@ def _text(name: str) -> Callable[[Row], str]:
     return lambda row: str(row.get(name) or units.NOTHING)
 
 
+def _drop(row: Row) -> str:
+    return units.accuracy_drop(row).replace(" points", "")
+
+
 _METRICS: tuple[tuple[str, Heading], ...] = (
     ("latency_p50_ms", Heading("p50", _latency("p50"))),
     ("latency_p99_ms", Heading("p99", _latency("p99"))),
@@ -62,15 +66,24 @@ _METRICS: tuple[tuple[str, Heading], ...] = (
     ("memory_peak_bytes", Heading("peak memory", _binary("memory_peak_bytes"))),
     ("memory_waste_ratio", Heading("waste", _share("memory_waste_ratio"))),
     ("accuracy", Heading("accuracy", _share("accuracy"))),
-    ("accuracy_drop", Heading("drop", units.accuracy_drop)),
+    ("accuracy_drop", Heading("drop, points", _drop)),
     ("bits_per_byte", Heading("bits/byte", _number("bits_per_byte"))),
     ("top1_agreement", Heading("agreement", _share("top1_agreement"))),
 )
 _AGREEMENT = "top1_agreement"
+_ALL = tuple(name for name, _ in _METRICS)
+_IN_TERMINAL = (
+    "latency_p50_ms",
+    "artifact_bytes",
+    "memory_peak_bytes",
+    "accuracy_drop",
+    _AGREEMENT,
+)
+"""What fits beside the names in a hundred characters; the reports have the rest."""
 
 
-def headings(rows: Sequence[Row]) -> list[Heading]:
-    """The axes that vary (recipe and runtime always), then the metrics that any row has.
+def headings(rows: Sequence[Row], metrics: Collection[str] = _ALL) -> list[Heading]:
+    """The axes that vary (recipe and runtime always), then those ``metrics`` that any row has.
 
     Agreement with the reference stands in only where there is no accuracy.
     """
@@ -80,7 +93,7 @@ def headings(rows: Sequence[Row]) -> list[Heading]:
             chosen.append(Heading(axis, _text(axis), number=False))
     scored = any(row.get("accuracy_drop") is not None for row in rows)
     for name, heading in _METRICS:
-        if name == _AGREEMENT and scored:
+        if name not in metrics or (name == _AGREEMENT and scored):
             continue
         if any(row.get(name) is not None for row in rows):
             chosen.append(heading)
@@ -91,11 +104,17 @@ def terminal(results: Results) -> Group:
     """What ``assay run`` ends with: the measured rows, what did not run, and what to ship."""
     rows = results.rows
     failures = console_failures(rows)
-    parts: list[RenderableType] = [console_table(rows)]
+    parts: list[RenderableType] = []
+    decisions = decide(rows, max_drop(results.run))
+    for decision in decisions:
+        place = (decision.model, decision.workload, decision.device)
+        group = [row for row in rows if (row["model"], row["workload"], row["device"]) == place]
+        if any(row["status"] == "ok" for row in group):
+            parts += [Text(" · ".join(place), style="bold"), console_table(group), Text()]
     if failures is not None:
-        parts += [Text("\nnot measured", style="bold"), failures]
-    for decision in decide(rows, max_drop(results.run)):
-        parts.append(Text(f"\n{decision.sentence}", style="bold"))
+        parts += [Text("not measured", style="bold"), failures, Text()]
+    for decision in decisions:
+        parts.append(Text(decision.sentence, style="bold"))
         parts += [Text(f"  - {caveat}") for caveat in decision.caveats]
     return Group(*parts)
 
@@ -127,10 +146,12 @@ def console_table(rows: Sequence[Row]) -> Table:
     """Measured rows for a terminal. Names are shown as they are: no markup in them is obeyed."""
     measured = sorted_rows(rows)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = headings(measured)
+    columns = headings(measured, _IN_TERMINAL)
     for heading in columns:
         justify: Any = "right" if heading.number else "left"
-        table.add_column(heading.title, justify=justify, overflow="fold")
+        table.add_column(
+            heading.title, justify=justify, overflow="fold", no_wrap=not heading.number
+        )
     for row in measured:
         table.add_row(*(Text(heading.shown(row)) for heading in columns))
     return table

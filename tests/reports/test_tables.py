@@ -17,7 +17,7 @@ def shown(renderable: object) -> str:
 
 def test_headings_leave_out_axes_that_do_not_vary(make_row) -> None:
     titles = [h.title for h in headings([make_row("a"), make_row("b")])]
-    assert titles == ["recipe", "runtime", "p50", "artifact", "accuracy", "drop"]
+    assert titles == ["recipe", "runtime", "p50", "artifact", "accuracy", "drop, points"]
     titles = [h.title for h in headings([make_row("a"), make_row("a", workload="b8")])]
     assert "workload" in titles
 
@@ -34,7 +34,7 @@ def test_console_table_lists_measured_rows_by_speed_with_intervals(make_row) -> 
     )
     assert text.index("quick") < text.index("slow")
     assert "4.00 ms [3.96, 4.04]" in text
-    assert "0.00 points [-0.20, 0.20]" in text
+    assert "0.00 [-0.20, 0.20]" in text
     assert "broken" not in text
 
 
