@@ -23,7 +23,7 @@ from compile.data import IGNORED, Batch, DataSource
 from compile.signature import Feeds
 from compile.train_settings import TrainSettings
 
-TRAINING_VERSION = 1
+VERSION = 1
 """Raised whenever the same settings and data would give other weights."""
 
 CHECKPOINT = "checkpoint.pt"
@@ -47,7 +47,8 @@ class TrainResult:
     tokens: int
     """Input elements trained on, padding aside."""
 
-    def to_json(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """As JSON values, for an artifact's lineage."""
         return {
             "loss_curve": [[step, round(loss, 5)] for step, loss in self.losses],
             "train_seconds": round(self.seconds, 3),
@@ -140,7 +141,7 @@ class _Run:
         self.settings = settings
         self.path = folder / CHECKPOINT if folder else None
         self.identity = {
-            "version": TRAINING_VERSION,
+            "version": VERSION,
             "settings": settings.to_json(),
             "data": data.fingerprint,
             "shapes": {name: list(p.shape) for name, p in module.named_parameters()},

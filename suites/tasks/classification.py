@@ -54,5 +54,5 @@ class Classification(Task):
         return paired_resolution(drop, np.ones(len(drop)), confidence)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
-        feeds = self._feeds([examples[i] for i in indices])
-        return Batch(feeds, examples.labels[np.asarray(indices)])
+        feeds = self._tokens([examples[i] for i in indices])
+        return self._fitted(feeds, examples.labels[np.asarray(indices)])

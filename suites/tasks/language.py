@@ -60,11 +60,11 @@ class CausalLM(Task):
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         """A stored row is one longer than the input: position ``i`` is asked for token ``i+1``."""
         rows = [examples[i] for i in indices]
-        feeds = self._feeds([row[:-1] for row in rows])
+        feeds = self._tokens([row[:-1] for row in rows])
         labels = np.full(feeds["input_ids"].shape, IGNORED, np.int64)
         for index, row in enumerate(rows):
             labels[index, : len(row) - 1] = row[1:]
-        return Batch(feeds, labels)
+        return self._fitted(feeds, labels)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class MaskedLM(Task):
         return paired_resolution(drop, reference["tokens"].astype(float), confidence)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
-        feeds = self._feeds([examples[i] for i in indices])
+        feeds = self._tokens([examples[i] for i in indices])
         ids = feeds["input_ids"]
         labels = np.full(ids.shape, IGNORED, np.int64)
         maskable = self._maskable(feeds["attention_mask"], ids)
@@ -115,12 +115,12 @@ class MaskedLM(Task):
             chosen = places[order[: max(1, round(MASKED_SHARE * len(places)))]]
             labels[row, chosen] = ids[row, chosen]
             ids[row, chosen] = self.data.vocabulary.mask
-        return Batch(feeds, labels)
+        return self._fitted(feeds, labels)
 
     def _train_batch(
         self, examples: Examples, indices: np.ndarray, random: np.random.Generator
     ) -> Batch:
-        feeds = self._feeds([examples[i] for i in indices])
+        feeds = self._tokens([examples[i] for i in indices])
         ids = feeds["input_ids"]
         maskable = self._maskable(feeds["attention_mask"], ids)
         chosen = maskable & (random.random(ids.shape) < MASKED_SHARE)
@@ -131,7 +131,7 @@ class MaskedLM(Task):
         ids[chosen & (fate < 0.8)] = self.data.vocabulary.mask
         replaced = chosen & (fate >= 0.8) & (fate < 0.9)
         ids[replaced] = random.integers(0, self.vocabulary, int(replaced.sum()))
-        return Batch(feeds, labels)
+        return self._fitted(feeds, labels)
 
     def _maskable(self, mask: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return (mask == 1) & ~np.isin(ids, self.data.vocabulary.special)

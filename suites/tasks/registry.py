@@ -7,9 +7,9 @@ import hashlib
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from compile.errors import InputError
-from compile.train_settings import TrainSettings
 from suites.suite import TaskEntry
 from suites.tasks.classification import Classification
 from suites.tasks.corpus import standard_library
@@ -25,10 +25,10 @@ TASKS: dict[Kind, type[Task]] = {
 }
 """The embedded tasks by name, which is also what a user's own data is used for."""
 
-SETTINGS: dict[Kind, TrainSettings] = {
-    "classification": TrainSettings(steps=320, batch_size=32, learning_rate=5e-4),
-    "masked-lm": TrainSettings(steps=200, batch_size=16, learning_rate=1e-3),
-    "causal-lm": TrainSettings(steps=200, batch_size=16, learning_rate=1e-3),
+SETTINGS: dict[Kind, dict[str, Any]] = {
+    "classification": {"steps": 320, "batch_size": 32, "learning_rate": 5e-4},
+    "masked-lm": {"steps": 200, "batch_size": 16, "learning_rate": 1e-3},
+    "causal-lm": {"steps": 200, "batch_size": 16, "learning_rate": 1e-3},
 }
 """What suits the small models of the zoo."""
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from compile.data import Batch
 from compile.errors import InputError
-from compile.models import zoo
-from compile.models.config import TASKS
-from compile.signature import Feeds
-from compile.train_settings import TrainSettings
+from compile.signature import Feeds, Signature
 from suites.tasks.examples import (
     Examples,
     exact_windows,
@@ -23,6 +20,7 @@ from suites.tasks.examples import (
     shuffled_batches,
     token_feeds,
 )
+from suites.tasks.feeds import fit_feeds
 from suites.tasks.prepared import Prepared
 from suites.tasks.scoring import Scores
 
@@ -34,7 +32,7 @@ class Task(ABC):
     """Train and calibration splits (a ``compile.data.DataSource``), a test split and a metric.
 
     All feeds are ``input_ids``, ``attention_mask``, ``token_type_ids`` and ``position_ids``,
-    int64 ``(batch, sequence)``, padded on the right; a model takes those that it knows.
+    int64 ``(batch, sequence)``, padded on the right, until ``for_signature`` fits them to a model.
     """
 
     kind: ClassVar[Kind]
@@ -44,8 +42,11 @@ class Task(ABC):
 
     name: str
     data: Prepared
-    settings: TrainSettings
-    """What trains a small model of the zoo on this task in about a minute on two cores."""
+    default_settings: Mapping[str, Any]
+    """Parameters of ``compile.training.TrainSettings`` that train a small model of the zoo on
+    this task in about a minute on two cores."""
+    signature: Signature | None = None
+    """The model that the feeds are fitted to."""
 
     @property
     def fingerprint(self) -> str:
@@ -53,14 +54,9 @@ class Task(ABC):
         return hashlib.sha256(f"{self.kind} {self.data.fingerprint}".encode()).hexdigest()
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes; empty where a label is a token."""
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; empty where a label is a token."""
         return self.data.labels
-
-    @property
-    def classes(self) -> int | None:
-        """How many a classifier has to tell apart; None where a label is a token."""
-        return len(self.data.labels) or None
 
     @property
     def vocabulary(self) -> int:
@@ -76,10 +72,20 @@ class Task(ABC):
     def test_examples(self) -> int:
         return len(self.data.splits["test"])
 
-    def trains(self, model: str) -> bool:
-        """Whether that model is one of the zoo's that are made to be trained here."""
-        entry = zoo.ZOO.get(model)
-        return entry is not None and entry.trained and TASKS[self.kind] in entry.tasks
+    def for_signature(self, signature: Signature) -> Self:
+        """The same task whose batches have a model's inputs, in its order.
+
+        Raises InputError where the model takes what text cannot feed, or cannot take a whole
+        example.
+        """
+        longest = signature.max_sequence
+        if longest is not None and longest < self.max_length:
+            raise InputError(
+                f"the examples of task {self.name!r} have up to {self.max_length} tokens; the "
+                f"model takes {longest}"
+            )
+        fit_feeds(self._tokens([np.zeros(1, np.int32)]), signature)
+        return replace(self, signature=signature)
 
     def training(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Endless shuffled batches of the train split."""
@@ -107,9 +113,10 @@ class Task(ABC):
             yield self._batch(examples, indices)
 
     def workload_feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
-        """Real tokens of the test split of exactly these sizes, without padding, for timing."""
+        """Real tokens of the test split of exactly these sizes, without padding, for timing.
+        These are not fitted: what else a workload feeds (a filled KV cache) it knows itself."""
         rows = exact_windows(self.data.splits["test"].tokens, batch, sequence, seed)
-        return self._feeds(list(rows))
+        return self._tokens(list(rows))
 
     @abstractmethod
     def score(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
@@ -139,5 +146,8 @@ class Task(ABC):
     ) -> Batch:
         return self._batch(examples, indices)
 
-    def _feeds(self, rows: Sequence[np.ndarray]) -> Feeds:
+    def _tokens(self, rows: Sequence[np.ndarray]) -> Feeds:
         return token_feeds(rows, self.data.vocabulary.pad)
+
+    def _fitted(self, feeds: Feeds, labels: np.ndarray) -> Batch:
+        return Batch(fit_feeds(feeds, self.signature) if self.signature else feeds, labels)
