@@ -49,7 +49,7 @@ def test_a_users_model_is_stored_rebuilt_and_exported(tmp_path: Path) -> None:
     shapes = {spec.name: spec.shape for spec in model.signature.outputs}
     assert shapes == {"logits": ("batch", 4), "tokens": ("batch", "sequence", 6)}
     exported = export_onnx(artifact, Store(tmp_path / "store"))
-    feeds = {"ids": np.array([[1, 10, 3]] * 4), "scale": np.float32(0.5).reshape(())}
+    feeds = {"ids": np.array([[1, 10, 3]] * 4), "scale": np.array(0.5, np.float32)}
     session = onnxruntime.InferenceSession(
         str(exported.folder / "model.onnx"), providers=["CPUExecutionProvider"]
     )
