@@ -213,12 +213,12 @@ def _caveats(
     if ship.get("accuracy_drop") is None:
         if (agreement := ship.get("top1_agreement")) is not None:
             yield (
-                "No task with labels: judged by fidelity to the fp32 reference "
+                "No accuracy was measured: judged by fidelity to the fp32 reference "
                 f"({units.points(agreement)} % of its predictions are the same)."
             )
         else:
             yield (
-                "No task with labels: judged by fidelity alone (its outputs are within the "
+                "No accuracy was measured: judged by fidelity alone (its outputs are within the "
                 "tolerance that its recipe declares)."
             )
     faster = [(r, why) for r, why in refused if _p50(r) < _p50(ship)]
@@ -255,6 +255,11 @@ def _sentence(ship: Row, baseline: Row | None, speedup: Speedup | None, allowed_
             f"; accuracy drop {units.accuracy_drop(ship)}, with 95 % confidence at most "
             f"{units.points(ship['accuracy_drop_bound'])} where {units.points(allowed_drop)} is "
             "allowed"
+        )
+    elif ship.get("metric_value") is not None and ship.get("metric_reference") is not None:
+        parts.append(
+            f"; {ship.get('metric') or 'metric'} {units.number(ship['metric_value'])} where the "
+            f"reference has {units.number(ship['metric_reference'])}"
         )
     return "".join(parts) + "."
 

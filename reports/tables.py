@@ -171,13 +171,17 @@ def console_failures(rows: Sequence[Row]) -> Table | None:
 
 
 def cells_named(members: Sequence[Row]) -> str:
-    """``int4 on openvino (b1, b8); …``: builds with the workloads that they failed in."""
+    """``int4 on openvino (b1, b8); …``: builds with the workloads that they failed in.
+
+    The model comes first where there are several.
+    """
     builds: dict[tuple[str, str, str], list[str]] = {}
     for row in members:
         key = (row["model"], row["recipe"], row["runtime"])
         builds.setdefault(key, []).append(row["workload"])
+    several = len({model for model, _, _ in builds}) > 1
     return "; ".join(
-        f"{model}: {recipe} on {runtime} ({', '.join(workloads)})"
+        f"{f'{model}: ' if several else ''}{recipe} on {runtime} ({', '.join(workloads)})"
         for (model, recipe, runtime), workloads in builds.items()
     )
 

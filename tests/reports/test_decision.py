@@ -122,12 +122,21 @@ def test_decide_judges_by_fidelity_when_there_is_no_accuracy(make_row) -> None:
     [decision] = decide(
         [
             make_row("fp32", top1_agreement=1.0, **nothing),
-            make_row("int8", latency_p50_ms=4.0, top1_agreement=0.995, **nothing),
+            make_row(
+                "int8",
+                latency_p50_ms=4.0,
+                top1_agreement=0.995,
+                metric="bits_per_byte",
+                metric_value=1.234,
+                metric_reference=1.21,
+                **nothing,
+            ),
             make_row("int4", latency_p50_ms=2.0, top1_agreement=0.9, **nothing),
         ]
     )
     assert decision.ship is not None
     assert decision.ship["recipe"] == "int8"
+    assert decision.sentence.endswith("; bits_per_byte 1.23 where the reference has 1.21.")
     assert any("judged by fidelity" in c and "99.50 %" in c for c in decision.caveats)
     assert [why for _, why in decision.refused] == [
         "10.00 % of its predictions differ from the reference's"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,22 @@ def test_write_merges_the_journal_of_a_killed_run(tmp_path: Path, make_row) -> N
     [decision] = write(tmp_path / "run")
     assert decision.ship is not None
     assert len(load(tmp_path / "run").samples) == 30
+
+
+def test_reports_load_neither_torch_nor_a_runtime() -> None:
+    script = (
+        "import sys, reports; reports.write, reports.load\n"
+        "import reports.tables\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_write_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:

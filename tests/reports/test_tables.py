@@ -59,8 +59,15 @@ def test_console_failures_gather_cells_of_one_reason(make_row) -> None:
         )
     )
     assert text.count("no CUDA device") == 1
-    assert "tiny: int8 on onnxruntime-cpu (b1, b8)" in text
+    assert "  int8 on onnxruntime-cpu (b1, b8)" in text
     assert console_failures([make_row()]) is None
+
+
+def test_console_failures_name_the_model_when_there_are_several(make_row) -> None:
+    failed = {"status": "timeout", "reason": "60 s", "latency_p50_ms": None}
+    rows = [make_row("int8", model=model, **failed) for model in ("tiny", "large")]
+    text = shown(console_failures(rows))
+    assert "tiny: int8 on onnxruntime-cpu (b1); large: int8 on onnxruntime-cpu (b1)" in text
 
 
 def test_markdown_table_has_one_line_a_row_whatever_the_names_hold(make_row) -> None:
