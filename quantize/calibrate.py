@@ -7,18 +7,16 @@ calibrated artifact by the fingerprint of its data.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-from onnx import ModelProto, helper, save_model
 
 from compile.errors import Incorrect
 from compile.signature import Feeds
 from quantize.passes import Int8
+from quantize.watch import watching_session
 
 BINS = 4096
 """Bins of a histogram, the same number on both sides of zero."""
@@ -116,35 +114,21 @@ class Histogram(Extremes):
 
 
 def activation_ranges(
-    model: ModelProto, tensors: Sequence[str], examples: Iterable[Feeds], asked: Int8
+    folder: Path, tensors: Sequence[str], examples: Iterable[Feeds], asked: Int8
 ) -> dict[str, Range]:
-    """The range of each named float tensor of ``model`` over the examples.
+    """The range over the examples of each named float tensor of the graph in ``folder``.
 
-    Raises Incorrect where an activation is not finite. ``model`` is left as it was.
+    Raises Incorrect where an activation is not finite.
     """
     watch = Extremes if asked.calibration == "minmax" else Histogram
     watched = {name: watch() for name in tensors}
-    observed = ModelProto()
-    observed.CopyFrom(model)
-    present = {output.name for output in observed.graph.output}
-    observed.graph.output.extend(
-        helper.make_empty_tensor_value_info(name) for name in tensors if name not in present
-    )
-    with tempfile.TemporaryDirectory(prefix="assay-calibrate-") as folder:
-        path = Path(folder) / "model.onnx"
-        save_model(observed, path, save_as_external_data=True, location="model.onnx.data")
-        del observed
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Fusions could swallow the tensors that are watched.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for feeds in examples:
-            outputs = session.run(list(tensors), feeds)
-            for name, values in zip(tensors, outputs, strict=True):
-                if not np.isfinite(values).all():
-                    raise Incorrect(f"calibration: activation {name!r} is not finite")
-                watched[name].add(values)
+    session = watching_session(folder, tensors)
+    for feeds in examples:
+        outputs = session.run(list(tensors), feeds)
+        for name, values in zip(tensors, outputs, strict=True):
+            if not np.isfinite(values).all():
+                raise Incorrect(f"calibration: activation {name!r} is not finite")
+            watched[name].add(values)
     return {name: _range(seen, asked) for name, seen in watched.items()}
 
 

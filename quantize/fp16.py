@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.transformers import float16
 
 from compile.artifact import Artifact, Made
@@ -21,12 +21,15 @@ from compile.graph import array, load_onnx, save_onnx, tensor_bytes
 from compile.parity import parity_feeds
 from quantize.audit import PassFailed, audit_onnx, check_smaller, folder_bytes
 from quantize.passes import Fp16
+from quantize.watch import float_values
 
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 OVERFLOWING = ("Exp", "Pow", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softplus")
 """Operators whose results leave half precision's range on ordinary inputs: squares and sums over
 the hidden axis, as a normalisation spelled out in small operators computes them."""
+KEPT = frozenset({*float16.DEFAULT_OP_BLOCK_LIST, *OVERFLOWING})
+"""Operators that stay in float32; the converter's own list is of those without half kernels."""
 
 
 def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
@@ -43,7 +46,7 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     ]
     facts = check_range(asked.name, model, set(blocked))
     before = _float_tensors(model)
-    converted = convert(model, blocked)
+    converted = convert(model, blocked, float_values(source.folder))
     after = _float_tensors(converted)
     halved = sum(size for name, size in before.items() if name not in after)
     if not halved:
@@ -57,21 +60,53 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     return Made("onnx", source.signature, facts)
 
 
-def convert(model: ModelProto, blocked: list[str]) -> ModelProto:
-    """The model in half precision but for the nodes named, and its inputs and outputs."""
+def convert(model: ModelProto, blocked: list[str], floats: set[str]) -> ModelProto:
+    """The model in half precision but for its inputs, its outputs and the nodes named.
+
+    ``floats`` names the float32 values inside: the converter casts only those whose type is
+    written in the graph.
+    """
+    named = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in sorted(floats - named)
+    )
     # The converter says for each clamped tensor what ``check_range`` has reported already.
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
     converted = float16.convert_float_to_float16(
         model,
         keep_io_types=True,
         disable_shape_infer=True,
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *OVERFLOWING],
+        op_block_list=list(KEPT),
         node_block_list=blocked,
     )
+    _join_casts(converted, set(blocked))
     ordered = _topological(converted)
     del converted.graph.node[:]
     converted.graph.node.extend(ordered)
     return converted
+
+
+def _join_casts(model: ModelProto, blocked: set[str]) -> None:
+    """Between neighbours that both stay in float32 the value does too.
+
+    The converter casts it to half precision and back, where it would overflow after all.
+    """
+    graph = model.graph
+    maker = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        back = maker.get(node.input[0]) if node.op_type == "Cast" else None
+        if back is None or back.op_type != "Cast":
+            continue
+        source = maker.get(back.input[0])
+        if source is not None and (source.name in blocked or source.op_type in KEPT):
+            # A cast to the type that it has already, which every runtime drops.
+            node.input[0] = back.input[0]
+    read = {name for node in graph.node for name in node.input}
+    read |= {output.name for output in graph.output}
+    alive = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in read]
+    del graph.node[:]
+    graph.node.extend(alive)
 
 
 def check_range(name: str, model: ModelProto, blocked: set[str]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def quantize_int4(
             multiply(layer, asked.block, asked.accuracy_level, constants[name])
         ]
     for layer in embeddings:
-        name = f"{layer.weight.name}_rows"
+        name = f"{layer.weight.name}__rows"
         if name not in constants:
             codes = round_to_nearest(layer.values().T, asked.block, asked.symmetric)
             constants[name] = layer_constants(name, codes, flat=True)
@@ -93,11 +93,11 @@ def layer_constants(name: str, codes: BlockCodes, flat: bool = False) -> list[Te
     """
     packed = codes.packed()
     tensors = [
-        numpy_helper.from_array(packed.reshape(len(packed), -1) if flat else packed, f"{name}_u4"),
-        numpy_helper.from_array(codes.scales, f"{name}_scales"),
+        numpy_helper.from_array(packed.reshape(len(packed), -1) if flat else packed, f"{name}__u4"),
+        numpy_helper.from_array(codes.scales, f"{name}__scales"),
     ]
     if (zeros := codes.packed_zeros()) is not None:
-        tensors.append(numpy_helper.from_array(zeros, f"{name}_zeros"))
+        tensors.append(numpy_helper.from_array(zeros, f"{name}__zeros"))
     return tensors
 
 

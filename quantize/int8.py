@@ -68,7 +68,7 @@ def make_int8(
             raise InputError("pass int8 (static) needs data to calibrate on")
         progress(f"int8: calibrating on {asked.examples} examples")
         inputs = list(dict.fromkeys(layer.node.input[0] for layer in selection.layers))
-        ranges = activation_ranges(model, inputs, data.calibration(asked.examples), asked)
+        ranges = activation_ranges(source.folder, inputs, data.calibration(asked.examples), asked)
         # Synthetic inputs may lie outside of the calibrated ranges by right.
         audited = data.calibration(min(asked.examples, AUDITED))
     bits = weight_bits()
@@ -103,9 +103,9 @@ def quantize_int8(
         numpy_helper.from_array(array, f"{name}{suffix}")
         for name, (codes, scales) in weights.items()
         for array, suffix in (
-            (codes, "_s8"),
-            (scales, "_scale"),
-            (np.zeros(scales.shape, np.int8), "_zero"),
+            (codes, "__s8"),
+            (scales, "__scale"),
+            (np.zeros(scales.shape, np.int8), "__zero"),
         )
     ]
     replacements: dict[str, list[NodeProto]] = {}
@@ -118,12 +118,12 @@ def quantize_int8(
         replacements[layer.node.output[0]] = nodes
     for name, found in (ranges or {}).items():
         scale, zero = found.u8()
-        constants.append(numpy_helper.from_array(scale, f"{name}_scale"))
-        constants.append(numpy_helper.from_array(zero, f"{name}_zero"))
+        constants.append(numpy_helper.from_array(scale, f"{name}__scale"))
+        constants.append(numpy_helper.from_array(zero, f"{name}__zero"))
     for table in {layer.weight.name: layer for layer in embeddings}.values():
         codes, scales = channel_codes(table.values().T, 8)
         constants.append(numpy_helper.from_array(np.ascontiguousarray(codes.T), _rows(table)))
-        constants.append(numpy_helper.from_array(scales[:, None], f"{_rows(table)}_scale"))
+        constants.append(numpy_helper.from_array(scales[:, None], f"{_rows(table)}__scale"))
     for layer in embeddings:
         replacements[layer.node.output[0]] = _embedding(layer)
     replace_nodes(model, replacements, constants)
@@ -165,17 +165,17 @@ def _dynamic_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
     """ONNX Runtime fuses these, with the bias that follows, to DynamicQuantizeMatMul, or where
     layers share an input to MatMulIntegerToFloat."""
     source, result, weight = layer.node.input[0], layer.node.output[0], layer.weight.name
-    codes, scale, zero = f"{source}_u8", f"{source}_scale", f"{source}_zero"
+    codes, scale, zero = f"{source}__u8", f"{source}__scale", f"{source}__zero"
     nodes = [
         helper.make_node(
             "MatMulInteger",
-            [codes, f"{weight}_s8", zero, f"{weight}_zero"],
-            [f"{result}_i32"],
+            [codes, f"{weight}__s8", zero, f"{weight}__zero"],
+            [f"{result}__i32"],
             name=layer.node.name,
         ),
-        helper.make_node("Cast", [f"{result}_i32"], [f"{result}_sum"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [scale, f"{weight}_scale"], [f"{result}_unit"]),
-        helper.make_node("Mul", [f"{result}_sum", f"{result}_unit"], [result]),
+        helper.make_node("Cast", [f"{result}__i32"], [f"{result}__sum"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [scale, f"{weight}__scale"], [f"{result}__unit"]),
+        helper.make_node("Mul", [f"{result}__sum", f"{result}__unit"], [result]),
     ]
     if source not in prepared:
         prepared.add(source)
@@ -189,18 +189,20 @@ def _static_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
     nodes = []
     if source not in prepared:
         prepared.add(source)
-        scale = [f"{source}_scale", f"{source}_zero"]
+        scale = [f"{source}__scale", f"{source}__zero"]
         nodes += [
-            helper.make_node("QuantizeLinear", [source, *scale], [f"{source}_u8"]),
-            helper.make_node("DequantizeLinear", [f"{source}_u8", *scale], [f"{source}_dq"]),
+            helper.make_node("QuantizeLinear", [source, *scale], [f"{source}__u8"]),
+            helper.make_node("DequantizeLinear", [f"{source}__u8", *scale], [f"{source}__dq"]),
         ]
     if weight not in prepared:
         prepared.add(weight)
-        scale = [f"{weight}_scale", f"{weight}_zero"]
+        scale = [f"{weight}__scale", f"{weight}__zero"]
         nodes.append(
-            helper.make_node("DequantizeLinear", [f"{weight}_s8", *scale], [f"{weight}_dq"], axis=1)
+            helper.make_node(
+                "DequantizeLinear", [f"{weight}__s8", *scale], [f"{weight}__dq"], axis=1
+            )
         )
-    inputs = [f"{source}_dq", f"{weight}_dq"]
+    inputs = [f"{source}__dq", f"{weight}__dq"]
     return [*nodes, helper.make_node("MatMul", inputs, layer.node.output, name=layer.node.name)]
 
 
@@ -208,13 +210,13 @@ def _embedding(layer: Layer) -> list[NodeProto]:
     """Rows of codes times their rows' scales."""
     rows, ids, result = _rows(layer), layer.node.input[1], layer.node.output[0]
     return [
-        helper.make_node("Gather", [rows, ids], [f"{result}_s8"], name=layer.node.name),
-        helper.make_node("Cast", [f"{result}_s8"], [f"{result}_codes"], to=TensorProto.FLOAT),
-        helper.make_node("Gather", [f"{rows}_scale", ids], [f"{result}_scale"]),
-        helper.make_node("Mul", [f"{result}_codes", f"{result}_scale"], [result]),
+        helper.make_node("Gather", [rows, ids], [f"{result}__s8"], name=layer.node.name),
+        helper.make_node("Cast", [f"{result}__s8"], [f"{result}__codes"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", [f"{rows}__scale", ids], [f"{result}__row_scale"]),
+        helper.make_node("Mul", [f"{result}__codes", f"{result}__row_scale"], [result]),
     ]
 
 
 def _rows(layer: Layer) -> str:
     # Not the name that a layer by the same, tied weight gives its codes: those are transposed.
-    return f"{layer.weight.name}_rows"
+    return f"{layer.weight.name}__rows"

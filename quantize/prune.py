@@ -65,7 +65,7 @@ def make_pruned(
             after_step=mask_weights,
             progress=every_tenth("prune: recovering", progress),
         )
-        facts = result.to_json()
+        facts = result.facts()
     made = save_model(model, folder)
     by_layer = {name: sparsity_of([weight]) for name, weight in weights.items()}
     total = sparsity_of(list(weights.values()))

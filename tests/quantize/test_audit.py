@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from compile.graph import save_onnx
+from quantize.audit import (
+    CHUNK,
+    OnnxRun,
+    PassFailed,
+    check_faithful,
+    check_kernels,
+    check_smaller,
+    decibels,
+    signal_and_noise,
+)
+from quantize.int8 import quantize_int8
+from quantize.linear import linear_layers
+
+VALUES = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+
+
+def constant(values: np.ndarray):
+    return lambda feeds: {"y": values}
+
+
+def test_ratio_is_the_textbook_one() -> None:
+    signal, noise = signal_and_noise(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+    assert (signal, noise) == (25.0, 0.25)
+    assert decibels(signal, noise) == pytest.approx(20.0)
+    assert decibels(1.0, 0.0) == math.inf
+    assert decibels(0.0, 1.0) == -math.inf
+
+
+def test_ratio_is_in_float64_over_chunks() -> None:
+    reference = np.ones(2 * CHUNK + 3, np.float32)
+    signal, noise = signal_and_noise(reference, reference + np.float32(2**-12))
+    assert signal == 2 * CHUNK + 3
+    assert noise == pytest.approx((2 * CHUNK + 3) * 2**-24, rel=1e-12)
+
+
+def test_ratio_recorded_is_that_of_the_worst_output() -> None:
+    before = {"good": VALUES, "bad": VALUES}
+    after = {"good": VALUES * 1.001, "bad": VALUES * 1.1}
+    facts = check_faithful("p", lambda _: before, lambda _: after, [{}], 10)
+    assert facts["snr_db"] == pytest.approx(20.0, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_output_that_is_not_finite_fails_even_without_a_floor(bad: float) -> None:
+    broken = VALUES.copy()
+    broken[0, 1] = bad
+    with pytest.raises(PassFailed, match="pass p: values of 'y': expected finite ones, found 1"):
+        check_faithful("p", constant(VALUES), constant(broken), [{}], -math.inf)
+
+
+def test_output_below_the_floor_fails_with_both_numbers() -> None:
+    with pytest.raises(PassFailed, match=r"at least 30 dB, found 20\.0 dB"):
+        check_faithful("p", constant(VALUES), constant(VALUES * 1.1), [{}], 30)
+
+
+def test_unchanged_outputs_fail() -> None:
+    with pytest.raises(PassFailed, match=r"effect.*the same to the last bit"):
+        check_faithful("p", constant(VALUES), constant(VALUES.copy()), [{}], 0)
+
+
+def test_other_shape_fails() -> None:
+    with pytest.raises(PassFailed, match=r"shape of 'y': expected \(2, 3\), found \(3, 2\)"):
+        check_faithful("p", constant(VALUES), constant(VALUES.T), [{}], 0)
+
+
+def test_weights_that_did_not_shrink_fail() -> None:
+    assert check_smaller("p", (100, 25), (200, 130), 0.27) == {
+        "weights_bytes_before": 100,
+        "weights_bytes": 25,
+        "weights_ratio": 0.25,
+        "file_ratio": 0.65,
+    }
+    with pytest.raises(PassFailed, match=r"at most 0\.27 of the 100 before, found 0\.5 of them"):
+        check_smaller("p", (100, 50), (200, 150), 0.27)
+    with pytest.raises(PassFailed, match="bytes of files: expected fewer than 200, found 200"):
+        check_smaller("p", (100, 25), (200, 200), 0.27)
+
+
+def test_kernels_that_ran_are_counted_by_the_profile(graphs, tmp_path: Path) -> None:
+    model = graphs.ffn()
+    quantize_int8(model, linear_layers(model, ["down"]), [], None, 8)
+    run = OnnxRun("p", save_onnx(model, tmp_path), profile=True)
+    for seed in range(3):
+        run(graphs.FFN.feeds({"batch": 1, "sequence": 4 + seed}, seed))
+    kernels = run.kernels()
+    assert kernels["DynamicQuantizeMatMul"] == 1
+    assert kernels["MatMul"] == 1
+    facts = check_kernels("p", kernels, 1)
+    assert facts == {"quantized_kernels": {"DynamicQuantizeMatMul": 1}, "float_products": 1}
+    with pytest.raises(PassFailed, match="expected 2, found 1, and 1 products in float"):
+        check_kernels("p", kernels, 2)
+
+
+def test_s8_activations_would_be_caught(graphs, tmp_path: Path) -> None:
+    """Quantized as s8 by s8, the layers stay in float on a CPU, and the graph still opens."""
+    model = graphs.ffn()
+    graph = model.graph
+    for name, rows in (("up", "x"), ("down", "active")):
+        weight = next(t for t in graph.initializer if t.name == f"{name}.weight")
+        codes = np.ones(tuple(weight.dims), np.int8)
+        graph.initializer.remove(weight)
+        for value, suffix in ((codes, "q"), (np.float32(0.1), "s"), (np.int8(0), "z")):
+            graph.initializer.append(helper_tensor(value, f"{name}_{suffix}"))
+        node = next(n for n in graph.node if n.name == name)
+        at = list(graph.node).index(node)
+        scale = [f"{name}_s", f"{name}_z"]
+        for made in (
+            helper.make_node("DequantizeLinear", [f"{name}_q", *scale], [f"{name}_w"]),
+            helper.make_node("DequantizeLinear", [f"{name}_a", *scale], [f"{name}_x"]),
+            helper.make_node("QuantizeLinear", [rows, *scale], [f"{name}_a"]),
+        ):
+            graph.node.insert(at, made)
+        node.input[0], node.input[1] = f"{name}_x", f"{name}_w"
+    run = OnnxRun("p", save_onnx(model, tmp_path), profile=True)
+    run(graphs.FFN.feeds({"batch": 1, "sequence": 4}))
+    kernels = run.kernels()
+    if sum(kernels[k] for k in ("MatMulIntegerToFloat", "QLinearMatMul")) < 2:
+        with pytest.raises(PassFailed, match="products in float"):
+            check_kernels("p", kernels, 2)
+
+
+def helper_tensor(value, name: str):
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def test_graph_that_does_not_open_fails_in_one_line(graphs, tmp_path: Path) -> None:
+    model = graphs.ffn()
+    model.graph.node[0].op_type = "QAttention"
+    path = save_onnx(model, tmp_path)
+    with pytest.raises(PassFailed, match="one that ONNX Runtime opens, found") as failed:
+        OnnxRun("p", path)
+    assert "\n" not in str(failed.value)
