@@ -88,6 +88,11 @@ def max_drop(run: Mapping[str, Any]) -> float:
     return ALLOWED_DROP if allowed is None else float(allowed)
 
 
+def within(bound: float, allowed_drop: float) -> bool:
+    """Whether an upper bound of the drop lies below what is allowed; no drop at all always does."""
+    return bound < allowed_drop or bound <= 0
+
+
 def _decide_group(
     key: tuple[str, str, str], group: list[Row], allowed_drop: float, reference_recipe: str
 ) -> Decision:
@@ -177,7 +182,7 @@ def _objection(row: Row, allowed_drop: float) -> str | None:
         bound = row.get("accuracy_drop_bound")
         if bound is None:
             return "its accuracy drop has no bound"
-        if bound < allowed_drop:
+        if within(bound, allowed_drop):
             return None
         if row["accuracy_drop"] > allowed_drop:
             return f"accuracy drops by {units.accuracy_drop(row)}, {limit}"

@@ -47,6 +47,7 @@ SAMPLES = pa.schema(
     metadata=_METADATA,
 )
 
+_CORRECT = "Right answers in the example: 0 or 1 of a class, the number of right tokens of a text."
 EXAMPLES = pa.schema(
     [
         *(
@@ -58,10 +59,7 @@ EXAMPLES = pa.schema(
         pa.field("example", pa.int32(), False, {"unit": "", "doc": "Place in the test split."}),
         pa.field("label", pa.int64(), True, {"unit": "", "doc": "The right class, if it is one."}),
         pa.field("predicted", pa.int64(), True, {"unit": "", "doc": "This build's class."}),
-        pa.field("correct", pa.bool_(), True, {"unit": "", "doc": "predicted equals label."}),
-        pa.field(
-            "score", pa.float64(), True, {"unit": "", "doc": "What the task's metric averages."}
-        ),
+        pa.field("correct", pa.int64(), True, {"unit": "", "doc": _CORRECT}),
         pa.field(
             "nll", pa.float64(), True, {"unit": "nats", "doc": "Summed negative log likelihood."}
         ),
@@ -77,10 +75,10 @@ EXAMPLES = pa.schema(
             "reference_predicted", pa.int64(), True, {"unit": "", "doc": "The reference's class."}
         ),
         pa.field(
-            "reference_correct", pa.bool_(), True, {"unit": "", "doc": "The reference was right."}
-        ),
-        pa.field(
-            "reference_score", pa.float64(), True, {"unit": "", "doc": "The reference's score."}
+            "reference_correct",
+            pa.int64(),
+            True,
+            {"unit": "", "doc": "The reference's right answers."},
         ),
         pa.field(
             "reference_nll",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import build_name
+from reports.decision import build_name, within
 from reports.figures.marks import COLOURS, Marks
 from reports.figures.scale import Scale
 from reports.figures.strips import (
@@ -76,7 +76,7 @@ def _value(row: Row, allowed_drop: float) -> Markup:
     bound = row.get("accuracy_drop_bound")
     if row["accuracy_drop"] > allowed_drop:
         verdict, style = "✕ over", "bad"
-    elif bound is None or bound >= allowed_drop:
+    elif bound is None or not within(bound, allowed_drop):
         verdict, style = "? not shown", "open"
     else:
         verdict, style = "✓ within", "good"

@@ -62,6 +62,13 @@ def test_decide_refuses_a_bound_that_equals_the_allowed_drop(make_row) -> None:
     assert "none within the allowed accuracy drop of 1.00 points" in decision.sentence
 
 
+def test_decide_takes_a_build_without_any_drop_when_none_is_allowed(make_row) -> None:
+    same = {"accuracy_drop_low": 0.0, "accuracy_drop_high": 0.0, "accuracy_drop_bound": 0.0}
+    [decision] = decide([make_row("fp32", **same), make_row("int8", latency_p50_ms=4.0)], 0.0)
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "fp32"
+
+
 def test_decide_names_a_tie_and_prefers_the_smaller_artifact(make_row) -> None:
     [decision] = decide(
         [

@@ -44,6 +44,7 @@ def test_store_gives_back_what_was_recorded(tmp_path: Path, make_row) -> None:
     assert samples["disturbed"].tolist() == [False] * 3
     assert len(results.samples) == 3
     assert results.examples["example"].tolist() == [0, 1]
+    assert results.examples["correct"].tolist() == [1, 0]
     assert results.run["suite_text"] == RUN["suite_text"]
 
 
@@ -92,6 +93,18 @@ def test_store_keeps_names_harmless_in_file_names(tmp_path: Path, make_row) -> N
     assert set(reports.load(tmp_path / "run").cells["model"]) == set(names)
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     assert all(len(path.name) < 60 for path in (tmp_path / "run" / "journal").iterdir())
+
+
+def test_store_counts_right_tokens_of_a_text(tmp_path: Path) -> None:
+    axes = dict.fromkeys(("model", "recipe", "runtime", "attention", "device", "task"), "x")
+    with RunStore.create(tmp_path / "run", RUN) as store:
+        store.record_examples(
+            axes, {"correct": np.array([17, 3]), "tokens": np.array([20, 9]), "nll": [31.5, 8.25]}
+        )
+        store.finish()
+    examples = reports.load(tmp_path / "run").examples
+    assert examples["correct"].tolist() == [17, 3]
+    assert examples["nll"].tolist() == [31.5, 8.25]
 
 
 def test_create_refuses_a_folder_that_holds_another_run(tmp_path: Path) -> None:
