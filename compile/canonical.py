@@ -3,6 +3,8 @@
 - weights are initializers: no Constant nodes, no initializer doubles as an overridable input;
 - every linear layer is MatMul with an untransposed ``(in, out)`` weight, then Add: the 4-bit
   quantizers skip Gemm, and a Transpose in front of a weight hides it from all of them;
+- an attention mask has its query axis written out: ONNX lets it be broadcast, ONNX Runtime's
+  Attention refuses that;
 - no Identity, no node or initializer that nothing reads;
 - every node has a name of its own.
 
@@ -12,19 +14,22 @@ The values computed stay the same; ``compile.parity`` holds every caller to that
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from compile.gemm import split_gemms
 from compile.graph import (
     array,
     consumers,
+    fresh_name,
     infer_shapes,
     initializers,
     nodes_of,
+    shapes,
     subgraphs,
+    taken_names,
     tensor_bytes,
 )
 
@@ -33,18 +38,21 @@ def canonicalise(model: onnx.ModelProto) -> dict[str, int]:
     """Bring the model into canonical form, in place, and infer its shapes again.
 
     Returns what was done: ``gemm_split``, ``identity_removed``, ``transposes_folded``,
-    ``constants_lifted``, ``nodes_removed``, ``initializers_removed``, and ``tied_bytes``: the
-    bytes of the weights that are kept twice, as an embedding and transposed as a linear layer.
+    ``constants_lifted``, ``nodes_removed``, ``initializers_removed``, ``masks_expanded``, and
+    ``tied_bytes``: the bytes of the weights that are kept twice, as an embedding and transposed
+    as a linear layer.
     """
     done = {
         "constants_lifted": _lift_constants(model),
         "identity_removed": _remove_identities(model),
-        "gemm_split": _split_gemms(model),
+        "gemm_split": split_gemms(model),
     }
     done["transposes_folded"] = _fold_transposes(model)
     done["nodes_removed"] = _remove_dead_nodes(model)
     done["initializers_removed"] = _remove_dead_initializers(model)
     done["tied_bytes"] = _tied_bytes(model)
+    infer_shapes(model)
+    done["masks_expanded"] = _expand_masks(model)
     _name_nodes(model.graph.node)
     infer_shapes(model)
     return done
@@ -113,68 +121,10 @@ def _remove_identities(model: onnx.ModelProto) -> int:
     return len(removed)
 
 
-def _split_gemms(model: onnx.ModelProto) -> int:
-    """Gemm(A, B, C) = alpha A' B' + beta C, as Transpose, MatMul, Mul and Add where needed."""
-    graph = model.graph
-    weights = initializers(model)
-    taken = _names(graph)
-    nodes: list[onnx.NodeProto] = []
-    split = 0
-    for node in graph.node:
-        if node.op_type != "Gemm" or node.domain not in ("", "ai.onnx"):
-            nodes.append(node)
-            continue
-        split += 1
-        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        alpha, beta = options.get("alpha", 1.0), options.get("beta", 1.0)
-        left, right, *bias = node.input
-        steps: list[onnx.NodeProto] = []
-
-        def add(
-            op: str, inputs: list[str], base: str = node.name or "gemm", **settings: Any
-        ) -> str:
-            name = _fresh(f"{base}_{op.lower()}", taken)
-            steps.append(helper.make_node(op, inputs, [name], name, **settings))  # noqa: B023
-            return name
-
-        def scale(value: str, factor: float) -> str:
-            """``value * factor``, in a new initializer where ``value`` is one."""
-            known = weights.get(value)
-            kind = array(known).dtype if known is not None else np.dtype(np.float32)
-            name = _fresh(f"{value}_scaled", taken)
-            if known is not None:
-                scaled = (array(known).astype(np.float64) * factor).astype(kind)
-                graph.initializer.append(numpy_helper.from_array(scaled, name))
-                weights[name] = graph.initializer[-1]
-                return name
-            factor_name = _fresh(f"{value}_factor", taken)
-            graph.initializer.append(
-                numpy_helper.from_array(np.asarray(factor, np.float32), factor_name)
-            )
-            return add("Mul", [value, add("CastLike", [factor_name, value])])
-
-        if options.get("transA"):
-            left = add("Transpose", [left], perm=[1, 0])
-        if options.get("transB"):
-            right = add("Transpose", [right], perm=[1, 0])
-        product = add("MatMul", [left, right])
-        if alpha != 1.0:
-            product = scale(product, alpha)
-        if bias and bias[0] and beta != 0.0:
-            add("Add", [product, bias[0] if beta == 1.0 else scale(bias[0], beta)])
-        steps[-1].output[0] = node.output[0]
-        for step in steps:
-            step.metadata_props.extend(node.metadata_props)
-        nodes.extend(steps)
-    graph.ClearField("node")
-    graph.node.extend(nodes)
-    return split
-
-
 def _fold_transposes(model: onnx.ModelProto) -> int:
     """Transpose of an initializer to an initializer."""
     graph = model.graph
-    weights, taken = initializers(model), _names(graph)
+    weights, taken = initializers(model), taken_names(graph)
     outputs = {value.name for value in graph.output}
     readers = consumers(model)
     folded: dict[tuple[str, tuple[int, ...]], str] = {}
@@ -189,7 +139,7 @@ def _fold_transposes(model: onnx.ModelProto) -> int:
         order = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), None)
         order = order or tuple(reversed(range(len(tensor.dims))))
         if (source, order) not in folded:
-            name = _fresh(f"{source}.transposed", taken)
+            name = fresh_name(f"{source}.transposed", taken)
             values = np.ascontiguousarray(array(tensor).transpose(order))
             graph.initializer.append(numpy_helper.from_array(values, name))
             folded[source, order] = name
@@ -215,6 +165,35 @@ def _tied_bytes(model: onnx.ModelProto) -> int:
         if list(weights[weight].dims) == list(reversed(weights[table].dims))
         and np.array_equal(array(weights[weight]).T, array(weights[table]))
     )
+
+
+def _expand_masks(model: onnx.ModelProto) -> int:
+    """Broadcast ``(..., 1, keys)`` masks of Attention nodes to ``(..., queries, keys)``."""
+    graph, known, taken = model.graph, shapes(model), taken_names(model.graph)
+    nodes: list[onnx.NodeProto] = []
+    expanded = 0
+    for node in graph.node:
+        mask = node.input[3] if node.op_type == "Attention" and len(node.input) > 3 else ""
+        if node.domain in ("", "ai.onnx") and mask and known.get(mask, ())[-2:-1] == (1,):
+            expanded += 1
+            queries, shape, wide, one = (
+                fresh_name(f"{node.name}_mask_{part}", taken)
+                for part in ("queries", "shape", "expanded", "one")
+            )
+            graph.initializer.append(numpy_helper.from_array(np.array([1]), one))
+            nodes += [
+                # The queries are the last axis but one of (batch, queries, width) and of
+                # (batch, heads, queries, head_size) alike.
+                helper.make_node("Shape", [node.input[0]], [queries], queries, start=-2, end=-1),
+                helper.make_node("Concat", [queries, one], [shape], shape, axis=0),
+                helper.make_node("Expand", [mask, shape], [wide], wide),
+            ]
+            node.input[3] = wide
+        nodes.append(node)
+    if expanded:
+        graph.ClearField("node")
+        graph.node.extend(nodes)
+    return expanded
 
 
 def _remove_dead_nodes(model: onnx.ModelProto) -> int:
@@ -248,24 +227,7 @@ def _remove_dead_initializers(model: onnx.ModelProto) -> int:
 def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
     taken: set[str] = set()
     for node in nodes:
-        node.name = _fresh(node.name or node.op_type, taken)
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    """``name``, with a number behind it if it is taken; taken from now on."""
-    candidate, number = name, 1
-    while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    taken.add(candidate)
-    return candidate
-
-
-def _names(graph: onnx.GraphProto) -> set[str]:
-    found = {tensor.name for tensor in graph.initializer}
-    for inner in subgraphs(graph):
-        found.update(value.name for value in (*inner.input, *inner.initializer))
-        found.update(name for node in inner.node for name in (node.name, *node.output))
-    return found
+        node.name = fresh_name(node.name or node.op_type, taken)
 
 
 def _read_inside(graph: onnx.GraphProto, name: str) -> bool:

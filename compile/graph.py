@@ -242,6 +242,27 @@ def opset(model: onnx.ModelProto) -> int:
     return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
 
 
+# Names
+
+
+def taken_names(graph: onnx.GraphProto) -> set[str]:
+    """Names of all values and nodes, inner graphs included."""
+    found: set[str] = set()
+    for inner in subgraphs(graph):
+        found.update(value.name for value in (*inner.input, *inner.initializer))
+        found.update(name for node in inner.node for name in (node.name, *node.output))
+    return found
+
+
+def fresh_name(name: str, taken: set[str]) -> str:
+    """``name``, with a number behind it if it is taken; taken from now on."""
+    candidate, number = name, 1
+    while candidate in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    taken.add(candidate)
+    return candidate
+
+
 # Shapes
 
 

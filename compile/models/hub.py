@@ -32,7 +32,7 @@ from optimum.utils.normalized_config import (
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from compile.artifact import Artifact, Step, Store, file_sha256
+from compile.artifact import Artifact, Made, Step, Store, file_sha256
 from compile.errors import Corrupted, InputError, Unsupported
 from compile.models.adapter import KeywordAdapter, observe_outputs, run_named
 from compile.models.config import decoder_signature
@@ -68,7 +68,7 @@ def hub_source(reference: Reference, store: Store) -> Artifact:
     }
     step = Step("source", 1, parameters, libraries=("torch", "transformers", "optimum"))
 
-    def make(target: Path) -> Any:
+    def make(target: Path) -> Made:
         model = hub_model(folder, name=reference.text, task=reference.task)
         facts = {}
         if model.task == "text-generation":

@@ -207,3 +207,34 @@ def test_half_precision_gemm_keeps_its_type() -> None:
     (got,) = run(model, {"a": x})
     assert got.dtype == np.float16
     np.testing.assert_allclose(got, 0.5 * x.astype(float) @ weight.T.astype(float) + 2, atol=5e-3)
+
+
+def test_a_mask_that_is_broadcast_over_the_queries_runs_at_every_length() -> None:
+    heads, size = 2, 4
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Unsqueeze", ["keep", "places"], ["mask"]),
+                helper.make_node("Attention", ["x", "x", "x", "mask"], ["y"], "attend"),
+            ],
+            "g",
+            [
+                helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", heads, "s", size]),
+                helper.make_tensor_value_info("keep", TensorProto.BOOL, ["b", "s"]),
+            ],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", heads, "s", size])],
+            [numpy_helper.from_array(np.array([1, 2]), "places")],
+        ),
+        opset_imports=[helper.make_opsetid("", 23)],
+        ir_version=10,
+    )
+    assert canonicalise(model)["masks_expanded"] == 1
+    for length in (1, 2, 7):
+        x, keep = floats(2, heads, length, size), np.ones((2, length), bool)
+        keep[1, length // 2 + 1 :] = False
+        scores = x.astype(np.float64) @ x.transpose(0, 1, 3, 2) / np.sqrt(size)
+        scores = np.where(keep[:, None, None, :], scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        want = weights / weights.sum(-1, keepdims=True) @ x
+        np.testing.assert_allclose(run(model, {"x": x, "keep": keep})[0], want, atol=1e-5)
+    assert canonicalise(model)["masks_expanded"] == 0
