@@ -109,7 +109,7 @@ def validate_row(row: Mapping[str, Any]) -> dict[str, Any]:
     type, an axis or status that is missing or unknown, and a failure without a reason.
     """
     if unknown := sorted(set(row) - set(BY_NAME)):
-        raise ReportError(f"unknown column {unknown[0]!r}: see reports/schema.py for the columns")
+        raise ReportError(f"unknown column {unknown[0]!r}: docs/reports.md lists them")
     full = {column.name: _plain(column, row.get(column.name)) for column in COLUMNS}
     for name in REQUIRED:
         if full[name] is None:
