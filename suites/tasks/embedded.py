@@ -28,7 +28,7 @@ SNIPPET_TOKENS = 64
 """Longest snippet with its special tokens; a longer one is cut into several at line ends."""
 SNIPPET_WORDS = 12
 """Words and signs below which a snippet says too little."""
-SNIPPETS_PER_KIND = 800
+SNIPPETS_PER_KIND = 1000
 """Most test examples of one class."""
 WINDOW_TOKENS = 128
 """Tokens of a language model's input."""
@@ -116,7 +116,7 @@ def _without_leaks(
     corpus: Corpus, pieces: Callable[[Split], Sequence[Piece]], text_of: Callable[[Piece], str]
 ) -> dict[Split, list[Piece]]:
     """Each split's pieces in the order of a hash of their text: every text once, and none that
-    an earlier split's modules contain."""
+    an earlier split's modules or pieces contain."""
     seen = Shingles()
     chosen: dict[Split, list[Piece]] = {}
     for split in SPLITS:
@@ -125,5 +125,7 @@ def _without_leaks(
         )
         chosen[split] = [found[i] for i in unseen([text_of(piece) for piece in found], seen)]
         if split != SPLITS[-1]:
+            # Both: a snippet without its comments is no part of the module's text any more.
             seen.add(module.text for module in corpus.split(split))
+            seen.add(text_of(piece) for piece in found)
     return chosen

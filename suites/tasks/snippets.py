@@ -1,10 +1,9 @@
 """Snippets of source code and what they are: the labels of the classification task.
 
 A module's syntax tree says for every stretch of it what it is. The snippet holds the inside
-alone; what would give it away is cut off: quotes and hashes, the ``def`` line with its name,
+alone; what would give it away is cut off: quotes, the ``def`` line with its name,
 indentation, and doc strings and comment lines inside of code.
 
-    comment     a block of whole-line comments
     constant    an assignment in a module or class
     docstring   of a module, class or function
     function    the body of a function outside of classes
@@ -19,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
-KINDS = ("comment", "constant", "docstring", "function", "method")
+KINDS = ("constant", "docstring", "function", "method")
 """The classes; a label is a position in this tuple."""
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -40,8 +39,7 @@ def snippets(source: str) -> list[Snippet]:
     except (SyntaxError, ValueError):
         return []
     lines = source.split("\n")
-    found = [*_of_scope(tree, None, lines), *_comments(lines)]
-    return [snippet for snippet in found if snippet.text.strip()]
+    return [snippet for snippet in _of_scope(tree, None, lines) if snippet.text.strip()]
 
 
 def _of_scope(scope: _Scope, owner: _Scope | None, lines: list[str]) -> Iterator[Snippet]:
@@ -67,15 +65,3 @@ def _code(statements: list[ast.stmt], lines: list[str]) -> str:
     first, last = statements[0].lineno, statements[-1].end_lineno
     code = [line for line in lines[first - 1 : last] if not line.lstrip().startswith("#")]
     return textwrap.dedent("\n".join(code))
-
-
-def _comments(lines: list[str]) -> Iterator[Snippet]:
-    """Blocks of whole-line comments, their marks removed."""
-    block: list[str] = []
-    for line in [*lines, ""]:
-        stripped = line.strip()
-        if stripped.startswith("#"):
-            block.append(stripped.lstrip("#!: "))
-        elif block:
-            yield Snippet("comment", "\n".join(block))
-            block = []
