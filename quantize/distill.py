@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import onnxruntime as ort
 import torch
@@ -30,13 +28,13 @@ from compile.models.model import Model, load_model, save_model, transformer_mode
 from compile.models.transformer import Transformer
 from compile.signature import Feeds, Signature
 from compile.train_settings import TrainSettings
-from compile.training import TrainResult, train
+from compile.training import train
 from quantize.audit import PassFailed
 from quantize.passes import Distill
 from quantize.prune import every_tenth
 
-AGREEMENT_EXAMPLES = 64
-"""Calibration examples on which the student is compared with the teacher afterwards."""
+COMPARED = 64
+"""Calibration examples on which the student is compared with its teacher."""
 
 Teacher = Callable[[Feeds], tuple[Tensor, list[Tensor]]]
 """Feeds -> logits, and the hidden states of the embeddings and each layer, where it has any."""
@@ -85,18 +83,23 @@ def make_distilled(
         )
 
     settings = TrainSettings(asked.steps, asked.batch_size, learning_rate=asked.lr, seed=asked.seed)
+    before, _ = compare(student, teacher, data)
     result = train(
         student.module, data, settings, loss=loss, progress=every_tenth("distill", progress)
     )
     made = save_model(student, folder)
+    after, same = compare(load_model(folder), teacher, data)
+    if asked.alpha > 0:
+        check_learned(before, after)
     facts = {
         "teacher": asked.teacher,
         "teacher_layers": depth,
         "layers": len(kept),
         "layers_copied": kept,
         "hidden_states": exported is None and asked.hidden > 0,
-        **check_learned(result),
-        **agreement(load_model(folder), teacher, data),
+        "teacher_divergence_before": round(before, 6),
+        "teacher_divergence": round(after, 6),
+        "teacher_agreement": round(same, 4),
         **result.facts(),
     }
     return Made("torch", made.signature, {**made.facts, **facts})
@@ -187,30 +190,35 @@ def onnx_teacher(artifact: Artifact) -> Teacher:
     return run
 
 
-def check_learned(result: TrainResult) -> dict[str, Any]:
-    """The mean loss of the last quarter of the training is below that of the first."""
-    losses = [loss for _, loss in result.losses]
-    quarter = -(-len(losses) // 4)
-    first, last = fmean(losses[:quarter]), fmean(losses[-quarter:])
-    if len(losses) > 1 and last >= first:
-        raise PassFailed("distill", "loss", f"below the first, {first:.4f}", f"{last:.4f}")
-    return {"loss_first": round(first, 5), "loss_last": round(last, 5)}
-
-
-def agreement(student: Model, teacher: Teacher, data: DataSource) -> dict[str, Any]:
-    """Share of positions where both have the same largest logit, on calibration examples.
+def compare(student: Model, teacher: Teacher, data: DataSource) -> tuple[float, float]:
+    """Mean KL(teacher || student) in nats, and the share of positions where both have the same
+    largest logit, on calibration examples.
 
     Raises PassFailed where the student's logits are not finite.
     """
-    same = total = 0
+    divergence, same, total = 0.0, 0, 0
     with torch.inference_mode():
-        for feeds in data.calibration(AGREEMENT_EXAMPLES):
+        for feeds in data.calibration(COMPARED):
             logits = student.module(*_tensors(feeds, student.signature))[0]
             if not torch.isfinite(logits).all():
                 raise PassFailed("distill", "logits", "finite ones", "some that are not")
-            equal = logits.argmax(-1) == teacher(feeds)[0].argmax(-1)
+            taught = teacher(feeds)[0]
+            ours, theirs = functional.log_softmax(logits, -1), functional.log_softmax(taught, -1)
+            divergence += float(functional.kl_div(ours, theirs, reduction="sum", log_target=True))
+            equal = logits.argmax(-1) == taught.argmax(-1)
             same, total = same + int(equal.sum()), total + equal.numel()
-    return {"teacher_agreement": round(same / total, 4)}
+    return divergence / total, same / total
+
+
+def check_learned(before: float, after: float) -> None:
+    """Training brought the student closer to its teacher than the copied layers were."""
+    if after >= before:
+        raise PassFailed(
+            "distill",
+            "divergence from the teacher",
+            f"less than before training, {before:.4g} nats",
+            f"{after:.4g}; try more steps or another lr",
+        )
 
 
 def _cosine_distance(ours: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
