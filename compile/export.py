@@ -57,6 +57,7 @@ def _export(model: Model, folder: Path, opset: int, tolerance: float | None) -> 
     proto = _trace(model, opset)
     changed = canonicalise(proto)
     _name_as_in_torch(proto)
+    _strip_traces(proto)
     _check_axes(model, proto)
     path = save_onnx(proto, folder)
     if tolerance is None:
@@ -177,6 +178,21 @@ def _name_as_in_torch(proto: onnx.ModelProto) -> None:
         for node in inner.node:
             for index, value in enumerate(node.input):
                 node.input[index] = rename.get(value, value)
+
+
+def _strip_traces(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they hold this machine's paths and are most of the file."""
+    for holder in (proto, proto.graph):
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
+    graph = proto.graph
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    for inner in subgraphs(graph):
+        for node in inner.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
 
 
 def _torch_name(name: str) -> str:

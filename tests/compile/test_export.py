@@ -140,6 +140,17 @@ def test_export_says_nothing(
     assert not recwarn.list
 
 
+def test_an_export_is_the_same_each_time_and_holds_no_path(
+    encoder: Artifact, encoder_onnx: Artifact, tmp_path: Path
+) -> None:
+    again = export_onnx(encoder, Store(tmp_path))
+    assert again.key == encoder_onnx.key
+    assert again.files == encoder_onnx.files
+    assert (
+        str(Path(torch.__file__).parent).encode() not in (again.folder / "model.onnx").read_bytes()
+    )
+
+
 def test_half_precision_is_exported_as_such(encoder: Artifact, store: Store) -> None:
     model = load_model(encoder.folder).to(torch.float16)
     half = store.derive(Step("half", 1), encoder, lambda folder: save_model(model, folder))
