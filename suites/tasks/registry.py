@@ -26,9 +26,9 @@ TASKS: dict[Kind, type[Task]] = {
 """The embedded tasks by name, which is also what a user's own data is used for."""
 
 SETTINGS: dict[Kind, dict[str, Any]] = {
-    "classification": {"steps": 320, "batch_size": 32, "learning_rate": 5e-4},
-    "masked-lm": {"steps": 200, "batch_size": 16, "learning_rate": 1e-3},
-    "causal-lm": {"steps": 200, "batch_size": 16, "learning_rate": 1e-3},
+    "classification": {"steps": 240, "batch_size": 32, "learning_rate": 5e-4},
+    "masked-lm": {"steps": 320, "batch_size": 8, "learning_rate": 4e-4},
+    "causal-lm": {"steps": 320, "batch_size": 8, "learning_rate": 1.5e-3},
 }
 """What suits the small models of the zoo."""
 
