@@ -27,7 +27,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from compile.artifact import Artifact, Made
 from compile.data import DataSource
 from compile.errors import InputError
-from compile.graph import array, load_onnx, save_onnx
+from compile.graph import array, consumers, initializers, load_onnx, save_onnx, shapes
 from compile.parity import parity_feeds
 from compile.signature import Feeds
 from quantize.audit import audit_onnx, check_matched, check_smaller, folder_bytes
@@ -116,10 +116,18 @@ def quantize_int8(
         else:
             nodes = _static_layer(layer, prepared)
         replacements[layer.node.output[0]] = nodes
-    for name, found in (ranges or {}).items():
-        scale, zero = found.u8()
-        constants.append(numpy_helper.from_array(scale, f"{name}__scale"))
-        constants.append(numpy_helper.from_array(zero, f"{name}__zero"))
+    if ranges is not None:
+        spans = {name: found.u8() for name, found in ranges.items()}
+        for name, (scale, zero) in spans.items():
+            constants.append(numpy_helper.from_array(scale, f"{name}__scale"))
+            constants.append(numpy_helper.from_array(zero, f"{name}__zero"))
+        for layer, add, bias in _flat_biases(model, selection):
+            result = layer.node.output[0]
+            unit = spans[layer.node.input[0]][0] * weights[layer.weight.name][1]
+            codes = np.rint(bias.astype(np.float64) / unit).clip(-(2**31), 2**31 - 1)
+            constants.append(numpy_helper.from_array(codes.astype(np.int32), f"{result}__bias"))
+            constants.append(numpy_helper.from_array(unit, f"{result}__bias_scale"))
+            replacements[add.output[0]] = _static_bias(result, add)
     for table in {layer.weight.name: layer for layer in embeddings}.values():
         codes, scales = channel_codes(table.values().T, 8)
         constants.append(numpy_helper.from_array(np.ascontiguousarray(codes.T), _rows(table)))
@@ -184,7 +192,7 @@ def _dynamic_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
 
 
 def _static_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
-    """ONNX Runtime fuses these to MatMulIntegerToFloat."""
+    """ONNX Runtime fuses these to MatMulIntegerToFloat, or with a flat bias to QGemm."""
     source, weight = layer.node.input[0], layer.weight.name
     nodes = []
     if source not in prepared:
@@ -204,6 +212,35 @@ def _static_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
         )
     inputs = [f"{source}__dq", f"{weight}__dq"]
     return [*nodes, helper.make_node("MatMul", inputs, layer.node.output, name=layer.node.name)]
+
+
+def _flat_biases(
+    model: ModelProto, selection: Selection
+) -> list[tuple[Layer, NodeProto, np.ndarray]]:
+    """Layers whose result has two axes, with the ``Add`` of their constant bias.
+
+    ONNX Runtime joins the two to a Gemm first (poolers and classification heads), and runs that
+    on integers only where the bias has int32 codes in units of s_a * s_w.
+    """
+    constants, readers, known = initializers(model), consumers(model), shapes(model)
+    found = []
+    for layer in selection.layers:
+        result = layer.node.output[0]
+        adds = readers.get(result, [])
+        if len(known.get(result, ())) != 2 or [n.op_type for n in adds] != ["Add"]:
+            continue
+        other = next((name for name in adds[0].input if name != result), result)
+        if other in constants and list(constants[other].dims) == [layer.shape[1]]:
+            found.append((layer, adds[0], array(constants[other])))
+    return found
+
+
+def _static_bias(result: str, add: NodeProto) -> list[NodeProto]:
+    bias = f"{result}__bias"
+    return [
+        helper.make_node("DequantizeLinear", [bias, f"{bias}_scale"], [f"{bias}_dq"], axis=0),
+        helper.make_node("Add", [result, f"{bias}_dq"], add.output, name=add.name),
+    ]
 
 
 def _embedding(layer: Layer) -> list[NodeProto]:

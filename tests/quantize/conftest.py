@@ -95,6 +95,25 @@ def ffn_graph(op: str = "MatMul", seed: int = 0) -> onnx.ModelProto:
     return finished(graph)
 
 
+def flat_graph() -> onnx.ModelProto:
+    """y = x @ w + b for x of two axes, which ONNX Runtime joins to a Gemm before anything else."""
+    random = np.random.default_rng(2)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["product"], name="head"),
+            helper.make_node("Add", ["product", "b"], ["y"], name="head_add"),
+        ],
+        "flat",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", INNER])],
+        [
+            numpy_helper.from_array(random.standard_normal((WIDTH, INNER)).astype(np.float32), "w"),
+            numpy_helper.from_array(random.standard_normal(INNER).astype(np.float32), "b"),
+        ],
+    )
+    return finished(graph)
+
+
 def tied_graph() -> onnx.ModelProto:
     """logits = embed(ids) @ embed^T, the transpose unfolded as the canonical form has it."""
     random = np.random.default_rng(1)
@@ -139,6 +158,10 @@ FFN = Signature(
     (TensorSpec("x", "float32", ("batch", "sequence", WIDTH)),),
     (TensorSpec("y", "float32", ("batch", "sequence", WIDTH)),),
 )
+FLAT = Signature(
+    (TensorSpec("x", "float32", ("batch", WIDTH)),),
+    (TensorSpec("y", "float32", ("batch", INNER)),),
+)
 TIED = Signature(
     (TensorSpec("ids", "int64", ("batch", "sequence"), high=ROWS),),
     (TensorSpec("y", "float32", ("batch", "sequence", ROWS)),),
@@ -150,9 +173,10 @@ class Graphs:
 
     ffn = staticmethod(ffn_graph)
     tied = staticmethod(tied_graph)
+    flat = staticmethod(flat_graph)
     finished = staticmethod(finished)
     run = staticmethod(run)
-    FFN, TIED = FFN, TIED
+    FFN, TIED, FLAT = FFN, TIED, FLAT
 
     def __init__(self, store: Store) -> None:
         self.store = store

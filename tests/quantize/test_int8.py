@@ -102,6 +102,23 @@ def test_dynamic_agrees_with_onnx_runtimes_quantizer(graphs, tmp_path: Path) -> 
     np.testing.assert_array_equal(initializer(model, "up.weight__s8"), codes)
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_layer_of_two_axes_with_bias_runs_in_integers(mode, graphs, examples, store) -> None:
+    """A classification head: joined to a Gemm with a float bias it would stay in float."""
+    source = graphs.put(graphs.flat(), graphs.FLAT)
+    data = examples(graphs.FLAT)
+    built = build(recipe(mode=mode), source, "onnx", store, data, quiet)
+    assert sum(built.facts["quantized_kernels"].values()) == 1
+    assert built.facts["float_products"] == 0
+    x = next(iter(data.calibration(1)))["x"]
+    model = graphs.flat()
+    values = np.concatenate([f["x"].ravel() for f in data.calibration(128)])
+    span = (x if mode == "dynamic" else values).min(), (x if mode == "dynamic" else values).max()
+    oracle = u8_oracle(x, initializer(model, "w"), *span) + initializer(model, "b")
+    got = graphs.run(built.folder / MODEL, {"x": x})
+    np.testing.assert_allclose(got, oracle, rtol=1e-4, atol=5e-3)
+
+
 def test_static_takes_its_scales_from_the_data(graphs, examples, store: Store) -> None:
     source = graphs.put(graphs.ffn())
     data = examples(graphs.FFN)
