@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,7 +109,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]'"
 
     def _missing_device(self) -> str:
-        return "" if Path("/dev/nvidiactl").exists() else "no CUDA device"
+        devices = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the latter under WSL
+        return "" if any(device.exists() for device in devices) else "no CUDA device"
 
 
 class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
@@ -206,13 +207,15 @@ class OnnxRuntimeSession:
         )
 
     def memory(self, feeds: Feeds) -> MemoryBreakdown:
+        """Of the process; on a GPU its allocator's part is None, as the interface hides it."""
         peak_known = memory.reset_peak()
         outputs = self.run(feeds)
-        return memory.cpu_breakdown(
-            memory.onnx_bytes(self._path),
-            peak_known,
-            [*feeds.values(), *outputs.values()],
+        breakdown = memory.cpu_breakdown(
+            memory.onnx_bytes(self._path), peak_known, [*feeds.values(), *outputs.values()]
         )
+        if self._on_device:
+            return replace(breakdown, reserved_bytes=None, in_use_bytes=None)
+        return breakdown
 
     def close(self) -> None:
         del self._session
@@ -329,6 +332,8 @@ def _check_names(session: onnxruntime.InferenceSession, signature: Signature) ->
 def _explained(error: Exception) -> Exception:
     """ONNX Runtime's load errors by whose they are: the file's, or this machine's."""
     message = str(error).splitlines()[0]
+    if "External data path" in message:
+        return InputError(f"the model's external data is not its own: {message}")
     if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument"):
         return InputError(f"not a valid ONNX model: {message}")
     if type(error).__name__ == "NotImplemented":

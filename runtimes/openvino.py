@@ -215,6 +215,8 @@ def _explained(error: RuntimeError) -> Exception:
     message = str(error)
     if "can't be parsed" in message or "Unable to read the model" in message:
         return InputError("not a valid ONNX model: OpenVINO cannot parse it")
+    if "outside the base directory" in message:
+        return InputError("the model's external data points outside of its folder")
     lines = [line.strip(" -") for line in message.splitlines() if line.startswith("--")]
     if "OpConversionFailure" in message and lines:
         return Unsupported(f"OpenVINO cannot convert the model: {'; '.join(lines)}")

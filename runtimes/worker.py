@@ -86,12 +86,14 @@ class Worker:
     def on_prepare(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         start = time.perf_counter_ns()
         self._call = self._checked(feeds).prepare(feeds)
-        return {"prepare_ns": time.perf_counter_ns() - start}, {}
+        took = time.perf_counter_ns() - start
+        gc.collect()
+        gc.freeze()
+        return {"prepare_ns": took}, {}
 
     def on_sample(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         """``unrecorded`` calls to wake caches and threads after others ran, then ``n`` samples."""
         call = self._prepared()
-        gc.collect()
         gc.disable()
         try:
             rewarm = clock_calls(call, body["unrecorded"])
@@ -104,7 +106,6 @@ class Worker:
     def on_throughput(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         """Calls back to back until ``seconds`` have passed; the last one is finished and counts."""
         call = self._prepared()
-        gc.collect()
         gc.disable()
         try:
             for _ in range(body["unrecorded"]):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from onnx import TensorProto, helper
 
 from compile.errors import InputError, Unsupported
 from compile.signature import Signature
+from runtimes import onnx_runtime
 from runtimes.client import Worker
+from runtimes.onnx_runtime import OnnxRuntimeCpu, OnnxRuntimeSession
 from runtimes.session import SessionOptions
 
 
@@ -152,8 +155,6 @@ def test_contract_reports_the_threads_that_were_verified(
 def test_open_fails_when_the_pool_has_another_size(
     monkeypatch: pytest.MonkeyPatch, linear_folder: Path
 ) -> None:
-    from runtimes.onnx_runtime import OnnxRuntimeCpu, OnnxRuntimeSession
-
     def ignoring_threads(self: OnnxRuntimeSession) -> object:
         options = original(self)
         options.intra_op_num_threads = 2
@@ -188,7 +189,7 @@ def test_open_raises_input_error_when_the_model_is_truncated(
 
 
 def test_open_raises_input_error_when_the_graph_has_other_inputs_than_its_manifest(
-    start: Callable[..., Worker], onnx_artifact: Callable[..., Path], linear_folder: Path
+    start: Callable[..., Worker], linear_folder: Path
 ) -> None:
     manifest = linear_folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"name": "x"', '"name": "z"'))
@@ -231,3 +232,28 @@ def test_availability_says_why_and_the_way_out_when_the_provider_is_absent(
     assert "assay[cuda]" in available.way_out
     with pytest.raises(Unsupported, match=r"CUDA|Tensorrt"):
         worker.open(linear_folder)
+
+
+def test_availability_refuses_two_packages_that_overwrite_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "_installed", lambda name: "1.0")
+    available = OnnxRuntimeCpu().availability()
+    assert not available.available
+    assert "both installed" in available.reason
+    assert available.way_out.startswith("pip uninstall")
+
+
+def test_nodes_that_another_provider_ran_are_named_as_fallback() -> None:
+    counts = Counter({"Gather": 3, "Shape": 2})
+    assert onnx_runtime._elsewhere(counts, "CUDAExecutionProvider") == (
+        "5 nodes ran outside CUDAExecutionProvider: 3 Gather, 2 Shape"
+    )
+    assert onnx_runtime._elsewhere(Counter(), "CUDAExecutionProvider") == ""
+
+
+def test_open_raises_input_error_when_a_cpu_runtime_is_given_another_device(
+    linear_folder: Path,
+) -> None:
+    with pytest.raises(InputError, match="onnxruntime-cpu runs on cpu, not on 'cuda:0'"):
+        OnnxRuntimeCpu().open(str(linear_folder), SessionOptions(device="cuda:0"))

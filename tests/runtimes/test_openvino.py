@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -63,11 +64,12 @@ def test_attention_operator_of_opset_23_agrees_with_float64_numpy(
     np.testing.assert_allclose(worker.run(feeds)["y"], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime-cpu"])
 def test_an_empty_cache_is_taken_when_past_is_0(
-    start: Callable[..., Worker], onnx_artifact: Callable[..., Path]
+    start: Callable[..., Worker], onnx_artifact: Callable[..., Path], runtime: str
 ) -> None:
     nodes = [helper.make_node("Concat", ["past_key", "key"], ["present_key"], axis=1)]
-    worker = start("openvino")
+    worker = start(runtime)
     worker.open(onnx_artifact(nodes, {}, CACHE))
     for past in (0, 3):
         feeds = CACHE.feeds({"batch": 2, "past": past, "sequence": 1})
@@ -152,3 +154,22 @@ def test_activations_beside_4_bit_weights_stay_float_unless_dynamic_quantization
         worker.run(feeds)["y"], np.broadcast_to(row, (2, 32)), atol=tolerance
     )
     assert worker.proof().integer_kernels == integer
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime-cpu"])
+def test_open_refuses_external_data_outside_of_the_folder(
+    start: Callable[..., Worker],
+    linear_folder: Path,
+    weight: np.ndarray,
+    runtime: str,
+) -> None:
+    (linear_folder.parent / "outside.data").write_bytes(weight.tobytes())
+    model = onnx.load(linear_folder / "model.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../outside.data"), ("length", str(weight.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    (linear_folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="external data"):
+        start(runtime).open(linear_folder)
