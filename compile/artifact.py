@@ -35,7 +35,7 @@ Kind = Literal["torch", "onnx"]
 
 @dataclass(frozen=True)
 class Step:
-    """One transformation as it was asked for: everything, beside its input, that decides its result."""
+    """One transformation as asked for: everything, beside its input, that decides its result."""
 
     name: str
     version: int
@@ -177,9 +177,7 @@ class Store:
             return None
         return artifact
 
-    def derive(
-        self, step: Step, parent: Artifact | None, make: Callable[[Path], Made]
-    ) -> Artifact:
+    def derive(self, step: Step, parent: Artifact | None, make: Callable[[Path], Made]) -> Artifact:
         """The result of ``step`` on ``parent``: found, or made by ``make`` in an empty folder.
 
         ``make`` writes its files into the folder that it is given and returns what they are.
@@ -203,7 +201,7 @@ class Store:
                 _seal(draft, key, step, parent, made, time.perf_counter() - start)
                 # Under the lock nobody else can have made it: what is there now is corrupted.
                 shutil.rmtree(self.root / key, ignore_errors=True)
-                os.rename(draft, self.root / key)
+                draft.rename(self.root / key)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
         self._verified.add(key)
@@ -214,7 +212,7 @@ def _seal(
     draft: Path, key: str, step: Step, parent: Artifact | None, made: Made, seconds: float
 ) -> None:
     """Hash the files of a draft and write the manifest that makes it an artifact."""
-    files = {
+    files: dict[str, dict[str, Any]] = {
         path.relative_to(draft).as_posix(): {
             "sha256": file_sha256(path),
             "bytes": path.stat().st_size,

@@ -29,8 +29,9 @@ class DataSource(Protocol):
     """A task's train and calibration splits. Every objective that Assay trains on is the cross
     entropy of ``logits`` with shape ``labels.shape + (classes,)``, so no other is needed here."""
 
-    fingerprint: str
-    """Hash of the data, its splits and its preparation."""
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the data, its splits and its preparation."""
 
     def calibration(self, examples: int) -> Iterator[Feeds]:
         """That many examples of the calibration split, one at a time (batch 1, natural length),

@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 class Unsupported(RuntimeError):
-    """This machine or a library cannot do it. Row status ``unsupported``, the message its reason."""
+    """This machine or a library cannot do it: row status ``unsupported``, with the reason."""
 
 
 class Incorrect(RuntimeError):

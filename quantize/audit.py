@@ -39,7 +39,7 @@ INTEGER_KERNELS = frozenset(
 FLOAT_KERNELS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
 
 
-class PassFailed(RuntimeError):  # noqa: N818
+class PassFailed(RuntimeError):
     """A pass did not do what it declares."""
 
     def __init__(self, name: str, condition: str, expected: str, found: str) -> None:

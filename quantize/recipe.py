@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compile.errors import InputError
-from quantize.passes import PASSES, Pass
+from quantize.passes import PASSES, Distill, Pass, Prune
 
 SHIPPED = Path(__file__).parent / "recipes"
 PLAIN = {
@@ -62,6 +62,12 @@ class Recipe(BaseModel):
     @property
     def needs_data(self) -> bool:
         return any(step.needs_data for step in self.passes)
+
+    def trained_part(self) -> Recipe:
+        """The passes that make another function on purpose (a student, a pruned model): what is
+        left of the recipe when nothing is only stored in another format."""
+        passes = tuple(step for step in self.passes if isinstance(step, Distill | Prune))
+        return Recipe(name=f"{self.name}, its trained part", passes=passes)
 
     def to_table(self) -> dict[str, Any]:
         """The recipe as JSON values that ``recipe_from_table`` reads back.

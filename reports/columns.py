@@ -145,6 +145,15 @@ COLUMNS: tuple[Column, ...] = (
         "calls",
         "Samples during which the machine is known to have been disturbed. Flagged, not removed.",
     ),
+    Column(
+        "speedup",
+        "float",
+        "",
+        "Median time of the fp32 build on the same runtime over this build's, from the rounds of "
+        "one interleaved block that both were measured in; above 1 is faster.",
+    ),
+    Column("speedup_low", "float", "", "Lower end of the two-sided 95 % interval of speedup."),
+    Column("speedup_high", "float", "", "Upper end of the two-sided 95 % interval of speedup."),
     # Throughput.
     Column(
         "throughput_samples_per_s",

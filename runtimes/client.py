@@ -54,15 +54,15 @@ class WorkerError(RuntimeError):
     """The runtime raised something of its own, or its process failed. One line says what."""
 
 
-class WorkerCrashed(WorkerError):  # noqa: N818
+class WorkerCrashed(WorkerError):
     """The process is gone. The message names the signal or the exit code and its last words."""
 
 
-class WorkerTimeout(WorkerError):  # noqa: N818
+class WorkerTimeout(WorkerError):
     """No answer in time. The worker and whatever it started have been killed."""
 
 
-class WorkerOutOfMemory(WorkerError):  # noqa: N818
+class WorkerOutOfMemory(WorkerError):
     """Memory ran out: an allocation was refused, or the kernel killed the worker for its size."""
 
 
@@ -197,6 +197,11 @@ class Worker:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def dead(self) -> bool:
+        """Whether it crashed, was killed or timed out: every further request would fail."""
+        return self._end is not None
 
     def availability(self, timeout_s: float | None = None) -> Availability:
         body, _ = self._ask("availability", timeout_s=timeout_s)

@@ -60,7 +60,7 @@ class Proof:
     kernels: Mapping[str, int] = field(default_factory=dict)
     """Kernel or operator type in the optimised graph -> count."""
     integer_kernels: int = 0
-    """Nodes whose multiplications run on integers (MatMulInteger, QLinear..., u8s8, MatMulNBits)."""
+    """Nodes that multiply integers (MatMulInteger, QLinear..., MatMulNBits at level 4)."""
     casts: int = 0
     """Cast, QuantizeLinear and DequantizeLinear nodes left in the optimised graph."""
     graph_breaks: int = 0

@@ -30,7 +30,7 @@ DTYPES = frozenset(
 )
 
 
-class PeerGone(ConnectionError):  # noqa: N818
+class PeerGone(ConnectionError):
     """The other end closed the channel or died, perhaps in the middle of a message."""
 
 

@@ -62,5 +62,3 @@ def session_bytes(artifact_bytes: int, runtime: str) -> int:
     repacked by the runtime, and half of that again for activations."""
     libraries = 450 << 20 if runtime.startswith("torch") else 150 << 20
     return libraries + int(2.5 * artifact_bytes)
-
-

@@ -10,22 +10,22 @@ import contextlib
 import faulthandler
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 from compile.artifact import Artifact, Kind, Made, Step, Store
 from compile.errors import Incorrect, InputError, Unsupported
-from quantize.recipe import Recipe
+from quantize.recipe import Recipe, load_recipe
 from suites.suite import ModelEntry, TaskEntry
 from suites.tasks.registry import load_task
 from suites.tasks.task import Task
-from suites.workload import FittedTask
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the fraction of it that is done (0..1)."""
@@ -56,7 +56,9 @@ class BuildRequest:
 class Builder:
     """The parent's side. Starts the process at the first request, and again after a crash."""
 
-    def __init__(self, store: Store, log: Path, progress: Progress, timeout: float = 3600.0) -> None:
+    def __init__(
+        self, store: Store, log: Path, progress: Progress, timeout: float = 3600.0
+    ) -> None:
         self._store = store
         self._log = log
         self._progress = progress
@@ -71,7 +73,7 @@ class Builder:
         self.close()
 
     def build(self, request: BuildRequest) -> Artifact:
-        """The artifact, found or made. Raises BuildFailed, or InputError for the user's mistakes."""
+        """The artifact, found or made. Raises BuildFailed, or InputError for a user's mistake."""
         connection = self._connect()
         try:
             connection.send(request)
@@ -183,47 +185,73 @@ def make(request: BuildRequest, store: Store, progress: Progress) -> Artifact:
 
     task = load_task(request.task, request.base) if request.task else None
     source = _source(request, task, store, progress)
-    data = FittedTask(task, source.signature) if task else None
-    return build(request.recipe, source, request.target, store, data, lambda text: progress(text, 0))
+    data = task.for_signature(source.signature) if task else None
+    return build(
+        request.recipe, source, request.target, store, data, lambda text: progress(text, 0)
+    )
 
 
-def _source(
-    request: BuildRequest, task: Task | None, store: Store, progress: Progress
-) -> Artifact:
+def _source(request: BuildRequest, task: Task | None, store: Store, progress: Progress) -> Artifact:
     """The fp32 model before any pass: as its author made it, or trained here if it is the zoo's."""
-    from compile.models.resolve import source_artifact
+    from compile.models.resolve import resolve
+    from compile.models.source import source_artifact
 
-    progress(f"model {request.model.source}", 0)
-    artifact = source_artifact(
+    found = resolve(
         request.model.source,
-        store,
         base=request.base,
         task=task.kind if task else None,
-        classes=task.classes if task else None,
+        classes=len(task.classes) if task else request.model.classes,
     )
-    if task is None or not request.model.train or not task.trains(request.model.source):
+    progress(f"model {found.text}", 0)
+    artifact = source_artifact(found, store)
+    if task is None or not (found.trained and request.model.train):
         return artifact
     return _trained(artifact, task, store, progress)
 
 
 def _trained(artifact: Artifact, task: Task, store: Store, progress: Progress) -> Artifact:
     from compile.models.model import load_model, save_model
-    from compile.training import TRAINING_VERSION, train
+    from compile.training import VERSION, TrainSettings, train
 
-    settings = task.settings
-    step = Step(
-        "train", TRAINING_VERSION, settings.to_json(), task.fingerprint, libraries=("torch",)
-    )
+    settings = TrainSettings(**task.default_settings)
+    step = Step("train", VERSION, asdict(settings), task.fingerprint, libraries=("torch",))
 
     def make_trained(folder: Path) -> Made:
         model = load_model(artifact.folder)
         result = train(
             model.module,
-            FittedTask(task, artifact.signature),
+            task.for_signature(artifact.signature),
             settings,
             progress=lambda done, total, loss: progress(f"training, loss {loss:.3f}", done / total),
             resume_folder=store.root / "checkpoints" / step.key(artifact),
         )
-        return save_model(model, folder, facts=result.to_json())
+        return save_model(model, folder, facts=result.facts())
 
     return store.derive(step, artifact, make_trained)
+
+
+def build_into(
+    model: str,
+    recipe: str,
+    out: Path,
+    task: str | None,
+    classes: int | None,
+    kind: Kind | None,
+    progress: Progress,
+) -> Artifact:
+    """``assay build``: one artifact, copied out of the store into a folder that does not exist
+    yet or is empty. Raises InputError for what the user can mend, BuildFailed otherwise."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty: name another folder")
+    asked = load_recipe(recipe, Path.cwd())
+    kind = kind or ("torch" if any(step.why_not("onnx") for step in asked.passes) else "onnx")
+    store = Store.default()
+    log = store.root.parent / "logs" / "build.log"
+    entry = ModelEntry(source=model, task=task, classes=classes)
+    with Builder(store, log, progress) as builder:
+        artifact = builder.build(BuildRequest(entry, Path.cwd(), task, asked, kind))
+    try:
+        shutil.copytree(artifact.folder, out, dirs_exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
+    return Artifact.load(out)

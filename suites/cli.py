@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"assay {version('assay')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, help: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(
+        name: str, help: str, command: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(command=command)
@@ -76,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
     build.add_argument("--task", metavar="TASK", help="the task whose data passes may use")
     build.add_argument("--kind", choices=("onnx", "torch"), help="default: what the recipe makes")
+
+    build.add_argument("--classes", type=int, help="classes of a zoo classifier without a task")
 
     report = add("report", "Rebuild the tables and the report of a run.", _report)
     report.add_argument("folder", type=Path, metavar="DIR")
@@ -107,16 +111,33 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from suites.build import build_into
+    from suites.build import BuildFailed, build_into
+    from suites.progress import Display
 
-    build_into(options.model, options.recipe, options.out, options.task, options.kind)
+    try:
+        with Display() as display:
+            artifact = build_into(
+                options.model,
+                options.recipe,
+                options.out,
+                options.task,
+                options.classes,
+                options.kind,
+                display.stage,
+            )
+    except BuildFailed as error:
+        print(f"assay: {error.status}: {error}", file=sys.stderr)
+        return EXIT_CELL_FAILED
+    for entry in artifact.lineage:
+        print(f"{entry.step:>10}  {entry.bytes:>12,} bytes  {entry.seconds:8.2f} s")
+    print(options.out)
     return EXIT_OK
 
 
 def _report(options: argparse.Namespace) -> int:
     import reports
 
-    reports.rebuild(options.folder)
+    reports.write(options.folder)
     print(options.folder / "report.html")
     return EXIT_OK
 
@@ -124,5 +145,5 @@ def _report(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from suites import listing
 
-    listing.doctor(as_json=options.json)
+    listing.show_doctor(options.json)
     return EXIT_OK

@@ -85,7 +85,8 @@ def require(fidelity: Fidelity, tolerance: Tolerance) -> None:
     share = tolerance.min_top1_agreement
     if share is not None and (fidelity.top1_agreement or 0.0) < share:
         raise Incorrect(
-            f"top-1 agreement {fidelity.top1_agreement or 0.0:.1%} is below the recipe's {share:.1%}"
+            f"top-1 agreement {fidelity.top1_agreement or 0.0:.1%} is below the recipe's "
+            f"{share:.1%}"
         )
 
 

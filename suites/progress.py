@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 _LINE_EVERY = 10.0
 """Seconds between lines of one stage when there is no terminal to draw a bar on."""
@@ -18,15 +18,15 @@ class Display:
     new stage is one line, and a long stage repeats itself every ten seconds.
     """
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int = 0, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._total = total
         self._done = 0
         self._stage = ""
         self._said_at = 0.0
         self._progress = Progress(
-            TextColumn("{task.completed:.0f}/{task.total:.0f} cells"),
-            BarColumn(),
+            *([TextColumn("{task.completed:.0f}/{task.total:.0f} cells")] if total else []),
+            BarColumn() if total else SpinnerColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[stage]}", markup=False),
             console=self.console,
@@ -70,5 +70,8 @@ class Display:
 
     def _line(self, text: str) -> None:
         self.console.print(
-            f"[{self._done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True
+            f"[{self._done}/{self._total}] {text}" if self._total else text,
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )

@@ -59,12 +59,13 @@ def identity(suite: str, cell: Cell, workload: Workload, order: int) -> dict[str
     }
 
 
-def size(artifact: Artifact, fp32_bytes: int | None, weights_ratio: float | None) -> dict[str, Any]:
+def size(artifact: Artifact, fp32_bytes: int | None) -> dict[str, Any]:
+    ratios = [e.facts["weights_ratio"] for e in artifact.lineage if "weights_ratio" in e.facts]
     return {
         "artifact_key": artifact.key,
         "artifact_bytes": artifact.bytes,
         "artifact_ratio": artifact.bytes / fp32_bytes if fp32_bytes else None,
-        "weights_ratio": weights_ratio,
+        "weights_ratio": ratios[-1] if ratios else None,
         "lineage": [
             {
                 "step": entry.step,
@@ -86,9 +87,7 @@ def fidelity(measured: Fidelity, tolerance: Tolerance) -> dict[str, Any]:
         "top1_agreement": measured.top1_agreement,
         "kl_divergence": measured.kl_divergence,
         # The floor is declared in dB; its column is the relative error that it allows.
-        "tolerance": None
-        if tolerance.min_snr_db is None
-        else 10 ** (-tolerance.min_snr_db / 20),
+        "tolerance": None if tolerance.min_snr_db is None else 10 ** (-tolerance.min_snr_db / 20),
     }
 
 

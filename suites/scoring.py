@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,71 +18,70 @@ from compile.errors import Incorrect
 from compile.signature import Feeds
 from suites.correctness import kl_divergence
 from suites.measure.paired import paired_interval
-from suites.workload import FittedTask
+from suites.sessions import LiveSession
+from suites.tasks.scoring import Scores
+from suites.tasks.task import Task
 
-Examples = dict[str, np.ndarray]
-"""Per-example results, each ``(examples,)``; what the task's ``score`` gives."""
+_METRICS = ("accuracy", "perplexity", "bits_per_byte")
 
 BATCH = 32
 """Examples a call. Scores do not depend on it beyond rounding; speed and memory do."""
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scored:
     """One session's results on the test split."""
 
-    examples: Examples
+    examples: Scores
     logits: np.ndarray | None
     """``(examples, classes)`` float32 for a classifier, kept for the divergence; None for a
     language model, whose logits would be gigabytes."""
 
 
 def score(
-    task: FittedTask,
+    task: Task,
     run: Callable[[Feeds], Feeds],
     progress: Callable[[float], None] = lambda fraction: None,
-) -> Scores:
+) -> Scored:
     """Run the whole test split. Raises Incorrect for logits that are not finite."""
-    parts: list[Examples] = []
+    parts: list[Scores] = []
     logits_kept: list[np.ndarray] = []
-    seen, total = 0, task.task.test_examples
+    seen, total = 0, task.test_examples
     for batch in task.test(BATCH):
         logits = next(iter(run(batch.feeds).values()))
         if not np.isfinite(logits).all():
             raise Incorrect(f"logits of test examples {seen}.. are not finite")
         logits = logits.astype(np.float32, copy=False)
-        parts.append(task.task.score(logits, batch.labels))
+        parts.append(task.score(logits, batch.labels))
         if logits.ndim == 2:
             logits_kept.append(logits)
         seen += len(logits)
         progress(seen / total)
     examples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Scores(examples, np.concatenate(logits_kept) if logits_kept else None)
+    return Scored(examples, np.concatenate(logits_kept) if logits_kept else None)
 
 
-def columns(task: FittedTask, scores: Scores, reference: Scores) -> dict[str, Any]:
+def columns(task: Task, scores: Scored, reference: Scored) -> dict[str, Any]:
     """The row's columns: the task's metrics, and the drop against the reference with its
     intervals, paired by example."""
-    mine = task.task.summary(scores.examples)
-    theirs = task.task.summary(reference.examples)
-    metric = task.task.metric
+    mine = task.summary(scores.examples)
+    theirs = task.summary(reference.examples)
+    metric = task.metric
     row: dict[str, Any] = {
-        "task": task.task.name,
+        "task": task.name,
         "metric": metric,
         "metric_value": mine[metric],
         "metric_reference": theirs[metric],
         "examples": len(scores.examples["correct"]),
-        **{name: mine[name] for name in ("accuracy", "perplexity", "bits_per_byte") if name in mine},
+        **{name: mine[name] for name in _METRICS if name in mine},
     }
-    drop = paired_interval(
-        *(_share_correct(s.examples) for s in (reference, scores))
-    )
+    drop = paired_interval(_share_correct(reference.examples), _share_correct(scores.examples))
     row |= {
-        "accuracy_drop": drop.difference,
+        "accuracy_drop": drop.drop,
         "accuracy_drop_low": drop.low,
         "accuracy_drop_high": drop.high,
-        "accuracy_drop_bound": drop.bound,
-        "flips": int(np.sum(_share_correct(scores.examples) != _share_correct(reference.examples))),
+        "accuracy_drop_bound": drop.upper,
+        "flips": drop.lost + drop.gained,
     }
     if "predicted" in scores.examples:
         agree = scores.examples["predicted"] == reference.examples["predicted"]
@@ -91,7 +91,7 @@ def columns(task: FittedTask, scores: Scores, reference: Scores) -> dict[str, An
     return row
 
 
-def stored_examples(scores: Scores, reference: Scores) -> dict[str, np.ndarray]:
+def stored_examples(scores: Scored, reference: Scored) -> dict[str, np.ndarray]:
     """The columns of ``examples.parquet``: this session's results beside the reference's."""
     table = dict(scores.examples)
     for name in ("predicted", "correct", "nll"):
@@ -102,7 +102,7 @@ def stored_examples(scores: Scores, reference: Scores) -> dict[str, np.ndarray]:
     return table
 
 
-def _share_correct(examples: Examples) -> np.ndarray:
+def _share_correct(examples: Scores) -> np.ndarray:
     """Right or wrong for a classifier; the share of right tokens for a sequence of them."""
     if "tokens" in examples:
         return examples["correct"] / np.maximum(examples["tokens"], 1)
@@ -117,23 +117,23 @@ class ScoreCache:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def get(self, key: str) -> Scores | None:
+    def get(self, key: str) -> Scored | None:
         try:
             with np.load(self._root / f"{key}.npz", allow_pickle=False) as file:
                 arrays = dict(file)
         except (OSError, ValueError, BadZipFile, KeyError, EOFError):
             return None
         logits = arrays.pop("__logits__", None)
-        return Scores(arrays, logits) if arrays else None
+        return Scored(arrays, logits) if arrays else None
 
-    def put(self, key: str, scores: Scores) -> None:
+    def put(self, key: str, scores: Scored) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         arrays = dict(scores.examples)
         if scores.logits is not None:
             arrays["__logits__"] = scores.logits
         draft = self._root / f".{key}.{os.getpid()}.npz"
         try:
-            np.savez_compressed(draft, **arrays)
+            np.savez_compressed(draft, allow_pickle=False, **arrays)
             draft.replace(self._root / f"{key}.npz")
         finally:
             draft.unlink(missing_ok=True)
@@ -142,3 +142,36 @@ class ScoreCache:
     def key(**parts: Mapping[str, Any] | str | int) -> str:
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Scorer:
+    """Scores sessions on a task's test split, each (artifact, runtime, options) once."""
+
+    def __init__(
+        self, task: Task | None, cache: ScoreCache, progress: Callable[[str, float], None]
+    ) -> None:
+        self._task = task
+        self._cache = cache
+        self._progress = progress
+
+    def score(self, session: LiveSession) -> Scored | None:
+        """The session's scores; None without a task. Raises what the worker raises, and
+        Incorrect for logits that are not finite."""
+        if self._task is None:
+            return None
+        worker = session.worker
+        key = ScoreCache.key(
+            artifact=session.artifact.key,
+            task=self._task.fingerprint,
+            runtime=session.key.runtime,
+            options=asdict(session.options),
+            versions=dict(worker.availability().versions),
+            machine=platform.processor() or platform.machine(),
+        )
+        scored = self._cache.get(key)
+        if scored is None:
+            task = self._task.for_signature(session.artifact.signature)
+            label = f"scoring {session.key.label}"
+            scored = score(task, worker.run, lambda done: self._progress(label, done))
+            self._cache.put(key, scored)
+        return scored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import numpy as np
 from compile.artifact import Artifact
 from compile.signature import Feeds
 from quantize.recipe import Tolerance
-from runtimes.client import Worker
+from runtimes.client import Worker, WorkerError
 from runtimes.session import SessionOptions
 from suites import rows
 from suites.blocks import SessionKey
 from suites.correctness import compare, require
-from suites.suite import RuntimeEntry, Workload
+from suites.suite import RuntimeEntry
 
 
 @dataclass
@@ -87,9 +86,9 @@ class LiveSession:
         """The measuring loop's ``Sampler``."""
         return self.worker.sample(calls, unrecorded=rewarm).ns
 
-    def abandon(self) -> None:
-        """Kill the worker after a failure; the next use starts a new one."""
-        if self._worker is not None:
+    def abandon_if_dead(self, error: Exception) -> None:
+        """After a crash, a timeout or a kill for memory the next use starts a new worker."""
+        if isinstance(error, WorkerError) and self._worker is not None and self._worker.dead:
             self._worker.kill()
             self._worker = None
 
@@ -97,13 +96,6 @@ class LiveSession:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-
-def reference_outputs(
-    session: LiveSession, feeds: Mapping[str, Feeds]
-) -> dict[str, Feeds]:
-    """The reference's outputs for the feeds of every workload, by the workload's name."""
-    return {name: session.worker.run(workload) for name, workload in feeds.items()}
 
 
 def _bytes(gib: float | None) -> int | None:

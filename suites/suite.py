@@ -11,9 +11,10 @@ import fnmatch
 import hashlib
 import itertools
 import json
+import os
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from compile.errors import InputError
 from quantize.recipe import Recipe, load_recipe, recipe_from_table
-from runtimes.registry import RUNTIMES
+from runtimes.registry import ENTRIES
 from suites.measure.plan import MeasurePlan
 
 SHIPPED = Path(__file__).parent
@@ -30,6 +31,7 @@ AVAILABLE = "available"
 """As the only entry of ``matrix.runtime``: every runtime that this machine has."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")]
 
 
 class _Table(BaseModel):
@@ -43,8 +45,10 @@ class ModelEntry(_Table):
     """A zoo name, a transformers folder or hub name, ``file.py:factory``, or an ONNX file."""
     task: Name | None = None
     """A shipped task or one of ``[tasks]``. Without it the row has fidelity instead of accuracy."""
+    classes: Annotated[int, Field(ge=2)] | None = None
+    """Classes of a zoo classifier that has no task to say how many."""
     train: bool = True
-    """Whether a zoo model with a training recipe is trained on its task first."""
+    """Whether a zoo model that is made to be trained here is trained on its task first."""
 
 
 class TaskEntry(_Table):
@@ -109,9 +113,7 @@ class Matrix(_Table):
     runtime: Annotated[list[Name], Field(min_length=1)] = [AVAILABLE]
     attention: Annotated[list[Name], Field(min_length=1)] = ["default"]
     workload: Annotated[list[Name], Field(min_length=1)]
-    device: Annotated[list[Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")]], Field(min_length=1)] = [
-        "auto"
-    ]
+    device: Annotated[list[Device], Field(min_length=1)] = ["auto"]
 
 
 class Pattern(_Table):
@@ -136,7 +138,7 @@ class Extra(_Table):
     runtime: Name
     attention: Name = "default"
     workload: Name
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")] = "auto"
+    device: Device = "auto"
 
 
 class Ship(_Table):
@@ -152,7 +154,9 @@ class SuiteFile(_Table):
     description: str = ""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Intra-op threads of every session; by default all cores that the process may use."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    reference: Name | None = None
+    """Runtime whose outputs are the truth; torch-eager, or onnxruntime-cpu for an ONNX file."""
     matrix: Matrix
     models: dict[Name, ModelEntry] = {}
     tasks: dict[Name, TaskEntry] = {}
@@ -207,6 +211,16 @@ class Suite:
     def model(self, name: str) -> ModelEntry:
         return self.file.models.get(name) or ModelEntry(source=name)
 
+    def task(self, model: str) -> str | TaskEntry | None:
+        """The model's task: the user's own table, or an embedded one's name."""
+        name = self.model(model).task
+        return None if name is None else self.file.tasks.get(name, name)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a session whose runtime says nothing else."""
+        return self.file.threads or len(os.sched_getaffinity(0))
+
     def runtime(self, name: str) -> RuntimeEntry:
         return self.file.runtimes.get(name) or RuntimeEntry()
 
@@ -230,12 +244,8 @@ def shipped_suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def load_suite(reference: str, available: Iterable[str], cuda: bool) -> Suite:
-    """Read and validate a suite by shipped name or path, and expand it for this machine.
-
-    ``available`` are the runtimes that this machine has (for ``runtime = ["available"]``), and
-    ``cuda`` says whether ``device = "auto"`` means ``cuda:0`` for a runtime that could use either.
-    """
+def read_suite(reference: str) -> tuple[SuiteFile, Path, str]:
+    """A suite by shipped name or path: its tables, where it lies, and its text."""
     path = _find(reference)
     try:
         text = path.read_text(encoding="utf-8")
@@ -250,13 +260,33 @@ def load_suite(reference: str, available: Iterable[str], cuda: bool) -> Suite:
         file = SuiteFile.model_validate(data)
     except ValidationError as error:
         raise InputError(_explain(error, path)) from error
-    recipes = _recipes(file, path)
     _check_names(file, path)
-    plan = MeasurePlan.from_table(file.measure, where=f"{path}: measure")
+    return file, path, text
+
+
+def load_suite(reference: str, available: Iterable[str], cuda: bool) -> Suite:
+    """Read and validate a suite, and expand it for this machine.
+
+    ``available`` are the runtimes that this machine has (for ``runtime = ["available"]``), and
+    ``cuda`` says whether ``device = "auto"`` means ``cuda:0`` for a runtime that could use either.
+    """
+    file, path, text = read_suite(reference)
+    recipes = _recipes(file, path)
     cells = _expand(file, tuple(available), cuda)
     if not cells:
         raise InputError(f"{path}: matrix: no cell is left after exclude")
-    return Suite(path.stem, path.resolve(), text, file, recipes, plan, cells)
+    return Suite(path.stem, path.resolve(), text, file, recipes, _plan(file, path), cells)
+
+
+def _plan(file: SuiteFile, path: Path) -> MeasurePlan:
+    allowed = [setting.name for setting in fields(MeasurePlan)]
+    for key in file.measure:
+        if key not in allowed:
+            raise InputError(f"{path}: measure.{key}: {_unknown(key, allowed)}")
+    try:
+        return MeasurePlan(**file.measure)
+    except InputError as error:
+        raise InputError(f"{path}: measure: {error}") from error
 
 
 def _find(reference: str) -> Path:
@@ -293,9 +323,9 @@ def _check_names(file: SuiteFile, path: Path) -> None:
     for key, names, allowed in (
         ("matrix.workload", file.matrix.workload, file.workloads),
         ("include.workload", [extra.workload for extra in file.include], file.workloads),
-        ("matrix.runtime", file.matrix.runtime, [*RUNTIMES, AVAILABLE]),
-        ("include.runtime", [extra.runtime for extra in file.include], RUNTIMES),
-        ("runtimes", file.runtimes, RUNTIMES),
+        ("matrix.runtime", file.matrix.runtime, [*ENTRIES, AVAILABLE]),
+        ("include.runtime", [extra.runtime for extra in file.include], ENTRIES),
+        ("runtimes", file.runtimes, ENTRIES),
         (
             "models",
             file.models,
@@ -333,7 +363,7 @@ def _on_device(cell: Cell, cuda: bool) -> Cell:
     """``auto`` becomes the runtime's own device; where it has either, CUDA if there is one."""
     if cell.device != "auto":
         return cell
-    home = RUNTIMES[cell.runtime].device
+    home = ENTRIES[cell.runtime].device
     device = "cuda:0" if home == "cuda" or (home == "any" and cuda) else "cpu"
     return Cell(**{**asdict(cell), "device": device})
 

@@ -1,13 +1,11 @@
-"""The inputs of a workload, and a task's data in the shape that a model takes."""
+"""The inputs of one timed call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from compile.data import Batch
 from compile.errors import InputError
 from compile.signature import Feeds, Signature
 from suites.suite import Workload
@@ -17,7 +15,7 @@ from suites.tasks.task import Task
 def workload_feeds(
     workload: Workload, signature: Signature, task: Task | None, examples: Feeds | None, seed: int
 ) -> Feeds:
-    """The inputs of one timed call.
+    """What a workload feeds to a model of this signature.
 
     Real tokens of the task's test split where there is one, the user's own examples where a
     factory gave them, synthetic inputs otherwise. A KV cache is synthetic in every case: its
@@ -38,9 +36,9 @@ def workload_feeds(
         feeds |= {name: array for name, array in tokens.items() if name in feeds}
     elif examples is not None:
         feeds |= {
-            name: _tiled(example, workload.batch)
+            name: _tiled(example, workload.batch).astype(feeds[name].dtype)
             for name, example in examples.items()
-            if _batched(signature, name)
+            if name in feeds and _batched(signature, name)
         }
     return feeds
 
@@ -55,47 +53,10 @@ def _tiled(example: np.ndarray, batch: int) -> np.ndarray:
     return np.resize(example, (batch, *example.shape[1:]))
 
 
-def fit(feeds: Feeds, signature: Signature) -> Feeds:
-    """A task's feeds as the model takes them: in its order, without what it does not know, and
-    with what the task does not know (segments, an empty KV cache) filled in."""
-    tokens = feeds["input_ids"]
-    sizes = {"batch": tokens.shape[0], "sequence": tokens.shape[1], "past": 0}
-    missing = [spec for spec in signature.inputs if spec.name not in feeds]
-    neutral = Signature(
-        tuple(
-            type(spec)(spec.name, spec.dtype, spec.shape, spec.high, _neutral_fill(spec.name))
-            for spec in missing
-        ),
-        (),
-    ).feeds(sizes)
-    return {
-        spec.name: feeds[spec.name] if spec.name in feeds else neutral[spec.name]
-        for spec in signature.inputs
-    }
-
-
-def _neutral_fill(name: str) -> str:
-    return "ones" if name == "attention_mask" else "zeros"
-
-
-@dataclass(frozen=True)
-class FittedTask:
-    """A task's splits for one model: the ``DataSource`` that passes calibrate and train on."""
-
-    task: Task
-    signature: Signature
-
-    @property
-    def fingerprint(self) -> str:
-        return self.task.fingerprint
-
-    def calibration(self, examples: int) -> Iterator[Feeds]:
-        return (fit(feeds, self.signature) for feeds in self.task.calibration(examples))
-
-    def training(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        for batch in self.task.training(batch_size, seed):
-            yield Batch(fit(batch.feeds, self.signature), batch.labels)
-
-    def test(self, batch_size: int) -> Iterator[Batch]:
-        for batch in self.task.test(batch_size):
-            yield Batch(fit(batch.feeds, self.signature), batch.labels)
+def load_examples(folder: Path) -> Feeds | None:
+    """The example inputs that a user's factory gave, from its torch artifact; None without."""
+    path = folder / "examples.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,4 +1,4 @@
-"""The store: what is asked for twice is made once, and nothing half-made or damaged is handed out."""
+"""The store: the same is made once, and nothing half-made or damaged is handed out."""
 
 from __future__ import annotations
 

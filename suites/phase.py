@@ -1,0 +1,143 @@
+"""One workload on all open sessions of a block: checked, then measured in turns, then recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compile.signature import Feeds
+from suites import rows
+from suites.blocks import SessionKey
+from suites.measure.loop import Progress, measure
+from suites.measure.measurement import Measurement
+from suites.measure.plan import MeasurePlan
+from suites.measure.ratio import ratio_interval
+from suites.sessions import LiveSession
+from suites.suite import Cell, Workload
+
+THROUGHPUT_S = 0.25
+THROUGHPUT_CALLS = 5
+"""Back-to-back calls last this long, and are at least so many."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell: the columns beyond its identity, and every timed call."""
+
+    cell: Cell
+    columns: dict[str, Any]
+    samples: dict[str, np.ndarray] | None = None
+
+
+def run_phase(
+    pairs: Sequence[tuple[LiveSession, Cell]],
+    workload: Workload,
+    feeds: Mapping[SessionKey, Feeds],
+    references: Mapping[str, Feeds],
+    plan: MeasurePlan,
+    seed: int,
+    on_progress: Callable[[str, float], None],
+) -> Iterator[Outcome]:
+    """Measure the cells of one workload, interleaved. ``references`` is by recipe.
+
+    A cell that fails yields its outcome and leaves the others alone. Raises InputError only.
+    """
+    start = time.perf_counter()
+    ready: dict[str, tuple[LiveSession, Cell, dict[str, Any]]] = {}
+    for session, cell in pairs:
+        on_progress(f"checking {cell.label}", 0)
+        try:
+            columns = session.ready(feeds[session.key], references[cell.recipe])
+        except rows.FAILURES as error:
+            session.abandon_if_dead(error)
+            yield Outcome(cell, rows.failure(error))
+        else:
+            ready[cell.id] = (session, cell, columns)
+    measured = measure(
+        {id: session for id, (session, _, _) in ready.items()},
+        plan,
+        seed,
+        _shown(ready, on_progress),
+        workers={id: session.worker.pid for id, (session, _, _) in ready.items()},
+    )
+    speedups = _speedups({cell: measured[id] for id, (_, cell, _) in ready.items()})
+    finished = []
+    for id, (session, cell, columns) in ready.items():
+        measurement = measured[id]
+        columns |= rows.latency(measurement) | speedups.get(cell, {})
+        if measurement.status == "ok":
+            try:
+                columns |= _after_the_clock(session, workload, feeds[session.key], columns) | {
+                    "status": "ok"
+                }
+            except rows.FAILURES as error:
+                session.abandon_if_dead(error)
+                columns |= rows.failure(error)
+        elif isinstance(measurement.failure, rows.FAILURES):
+            session.abandon_if_dead(measurement.failure)
+            columns |= rows.failure(measurement.failure)
+        elif measurement.failure is not None:
+            raise measurement.failure
+        else:
+            columns |= {"status": measurement.status, "reason": measurement.reason}
+        finished.append(Outcome(cell, columns, rows.samples(measurement)))
+    timed = sum(outcome.columns["timed_s"] for outcome in finished)
+    share = (time.perf_counter() - start - timed) / max(1, len(finished))
+    for outcome in finished:
+        yield Outcome(outcome.cell, {**outcome.columns, "overhead_s": share}, outcome.samples)
+
+
+def _after_the_clock(
+    session: LiveSession, workload: Workload, feeds: Feeds, columns: dict[str, Any]
+) -> dict[str, Any]:
+    """Throughput back to back, then memory: its own call would disturb what is timed."""
+    seconds = max(THROUGHPUT_S, THROUGHPUT_CALLS * columns["latency_p50_ms"] / 1e3)
+    through = session.worker.throughput(seconds)
+    return {
+        **rows.throughput(through.calls_per_s, workload),
+        **rows.memory(session.worker.memory(feeds)),
+        "timed_s": columns["timed_s"] + through.ns / 1e9,
+    }
+
+
+def _speedups(measured: Mapping[Cell, Measurement]) -> dict[Cell, dict[str, float]]:
+    """How much faster each cell is than the fp32 build on its own runtime, from common rounds."""
+    plain = {
+        (cell.runtime, cell.attention, cell.device): result
+        for cell, result in measured.items()
+        if cell.recipe == "fp32" and result.status == "ok"
+    }
+    speedups = {}
+    for cell, result in measured.items():
+        base = plain.get((cell.runtime, cell.attention, cell.device))
+        if base is None or cell.recipe == "fp32" or result.status != "ok":
+            continue
+        if (ratio := ratio_interval(base, result)) is not None:
+            speedups[cell] = {
+                "speedup": ratio.value,
+                "speedup_low": ratio.low,
+                "speedup_high": ratio.high,
+            }
+    return speedups
+
+
+def _shown(
+    ready: Mapping[str, tuple[LiveSession, Cell, dict[str, Any]]],
+    on_progress: Callable[[str, float], None],
+) -> Callable[[Progress], None]:
+    """The progress of a whole phase: the mean over its cells."""
+    fractions = dict.fromkeys(ready, 0.0)
+    workload = next((cell.workload for _, cell, _ in ready.values()), "")
+
+    def show(progress: Progress) -> None:
+        fractions[progress.name] = progress.fraction
+        on_progress(
+            f"measuring {len(fractions)} cells of {workload}",
+            sum(fractions.values()) / len(fractions),
+        )
+
+    return show

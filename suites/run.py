@@ -1,0 +1,174 @@
+"""``assay run``: every cell of a suite gets its row, whatever happens to the others."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import reports
+from compile.artifact import Store
+from compile.errors import InputError
+from compile.models.resolve import resolve
+from reports import tables
+from reports.store import RunStore, read_run
+from runtimes import doctor, registry
+from suites.build import Builder
+from suites.model_run import ModelRun, Subject
+from suites.progress import Display
+from suites.suite import AVAILABLE, Cell, Suite, load_suite, read_suite
+from suites.tasks.registry import load_task
+
+
+def run(
+    reference: str,
+    out: Path,
+    *,
+    only: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    console: Console | None = None,
+) -> list[str]:
+    """Run a suite into the folder ``out`` and write its report. Returns the rows' statuses.
+
+    ``only`` restricts it to cells that match a glob. ``resume`` goes on with the run in ``out``;
+    ``fresh`` replaces a run of the same suite there. Raises InputError or ReportError for
+    whatever the user can mend, before anything is built where that can be known before.
+    """
+    console = console or Console(stderr=True)
+    file, _, _ = read_suite(reference)
+    with console.status("looking at this machine"):
+        environment = doctor.environment()
+        pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
+        survey = dict(doctor.survey(pythons, _asked_runtimes(file.matrix.runtime)))
+    available = [name for name, found in survey.items() if found.available]
+    suite = load_suite(reference, available, cuda=bool(environment["gpus"]))
+    cells = suite.only(only) if only else suite.cells
+    with console.status("looking at models and data"):
+        names = dict.fromkeys(cell.model for cell in cells)
+        models = {name: _subject(suite, name, cells) for name in names}
+    facts = _run_facts(suite, environment, survey, only)
+    if fresh:
+        _clear(out, suite)
+    recorder = RunStore.resume(out, facts) if resume else RunStore.create(out, facts)
+    with recorder:
+        _measure(suite, cells, models, recorder, out, console)
+        statuses = [row["status"] for row in recorder.rows()]
+        recorder.finish()
+    reports.write(out)
+    results = reports.load(out)
+    Console().print(tables.terminal(results))
+    console.print(f"\nreport: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    return statuses
+
+
+def _measure(
+    suite: Suite,
+    cells: Iterable[Cell],
+    subjects: Mapping[str, Subject],
+    recorder: RunStore,
+    out: Path,
+    console: Console,
+) -> None:
+    done = recorder.finished()
+    waiting = [cell for cell in cells if cell.id not in done]
+    store = Store.default()
+    with (
+        Display(len(waiting), console) as display,
+        Builder(store, out / "logs" / "builder.log", display.stage) as builder,
+    ):
+        for name, subject in subjects.items():
+            mine = [cell for cell in waiting if cell.model == name]
+            if mine:
+                ModelRun(
+                    suite, subject, mine, store, builder, recorder, display, out / "logs"
+                ).run()
+
+
+def _asked_runtimes(matrix: list[str]) -> list[str]:
+    return registry.names() if matrix == [AVAILABLE] else matrix
+
+
+def _subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
+    """A model with its task, checked as far as that is possible without building anything."""
+    entry = suite.model(name)
+    where = f"{suite.path}: models.{name}"
+    asked = suite.task(name)
+    task = load_task(asked, suite.folder) if asked else None
+    if task is not None and entry.classes is not None:
+        raise InputError(f"{where}.classes: task {entry.task!r} says how many; leave it out")
+    found = resolve(
+        entry.source,
+        base=suite.folder,
+        task=task.kind if task else None,
+        classes=len(task.classes) if task else entry.classes,
+    )
+    if found.trained and entry.train and task is None:
+        raise InputError(
+            f"{where}: {entry.source} is trained on a task: give it one (task = ...), or "
+            "train = false for random weights"
+        )
+    for workload in dict.fromkeys(cell.workload for cell in cells if cell.model == name):
+        sizes = suite.file.workloads[workload].sizes
+        total = sizes.get("sequence", 0) + sizes.get("past", 0)
+        if found.config and total > found.config.max_sequence:
+            raise InputError(
+                f"{suite.path}: workloads.{workload}: {total} tokens are more than the maximum of "
+                f"{found.config.max_sequence} of model {name!r}"
+            )
+    return Subject(name, entry, found, task)
+
+
+def _run_facts(
+    suite: Suite, environment: dict[str, Any], survey: dict[str, Any], only: str | None
+) -> dict[str, Any]:
+    """What ``run.json`` says: what it takes to do the run again, and to compare it with another."""
+    return {
+        "suite": suite.name,
+        "suite_path": str(suite.path),
+        "suite_text": suite.text,
+        "only": only,
+        "seed": suite.file.seed,
+        "max_drop": suite.file.ship.max_drop,
+        "command": shlex.join(["assay", *sys.argv[1:]]),
+        "environment": environment,
+        "runtimes": {
+            name: {"available": a.available, "reason": a.reason, "way_out": a.way_out}
+            for name, a in survey.items()
+        },
+        "versions": environment.get("versions", {}),
+        "git": _git(suite.folder),
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit of the repository that the suite lives in, and whether it had changes."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _clear(out: Path, suite: Suite) -> None:
+    """Remove a run of the same suite. Anything else in the folder stays, and is an error later."""
+    if (out / "run.json").exists():
+        if read_run(out).get("suite") != suite.name:
+            raise InputError(f"{out} holds a run of another suite; --fresh does not replace that")
+        shutil.rmtree(out)
