@@ -71,9 +71,8 @@ def run_phase(
         columns |= rows.latency(measurement) | speedups.get(cell, {})
         if measurement.status == "ok":
             try:
-                columns |= _after_the_clock(session, workload, feeds[session.key], columns) | {
-                    "status": "ok"
-                }
+                columns |= _after_the_clock(session, workload, feeds[session.key], measurement)
+                columns["status"] = "ok"
             except rows.FAILURES as error:
                 session.abandon_if_dead(error)
                 columns |= rows.failure(error)
@@ -92,15 +91,16 @@ def run_phase(
 
 
 def _after_the_clock(
-    session: LiveSession, workload: Workload, feeds: Feeds, columns: dict[str, Any]
+    session: LiveSession, workload: Workload, feeds: Feeds, measurement: Measurement
 ) -> dict[str, Any]:
     """Throughput back to back, then memory: its own call would disturb what is timed."""
-    seconds = max(THROUGHPUT_S, THROUGHPUT_CALLS * columns["latency_p50_ms"] / 1e3)
-    through = session.worker.throughput(seconds)
+    timed = measurement.samples
+    call_s = float(np.median(timed.kept)) / 1e9
+    through = session.worker.throughput(max(THROUGHPUT_S, THROUGHPUT_CALLS * call_s))
     return {
         **rows.throughput(through.calls_per_s, workload),
         **rows.memory(session.worker.memory(feeds)),
-        "timed_s": columns["timed_s"] + through.ns / 1e9,
+        "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,
     }
 
 

@@ -48,7 +48,11 @@ def score(
     logits_kept: list[np.ndarray] = []
     seen, total = 0, task.test_examples
     for batch in task.test(BATCH):
-        logits = next(iter(run(batch.feeds).values()))
+        rows, columns = batch.feeds["input_ids"].shape
+        feeds = _one_shape(batch.feeds, BATCH, max(columns, task.max_length))
+        logits = next(iter(run(feeds).values()))[:rows]
+        if logits.ndim == 3:
+            logits = logits[:, :columns]
         if not np.isfinite(logits).all():
             raise Incorrect(f"logits of test examples {seen}.. are not finite")
         logits = logits.astype(np.float32, copy=False)
@@ -59,6 +63,18 @@ def score(
         progress(seen / total)
     examples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Scored(examples, np.concatenate(logits_kept) if logits_kept else None)
+
+
+def _one_shape(feeds: Feeds, rows: int, columns: int) -> Feeds:
+    """The feeds padded to one size for all calls, because some runtimes compile a program for
+    each shape that they meet. Columns are masked; rows repeat the last one."""
+    length = feeds["input_ids"].shape[1]
+    padded = {}
+    for name, array in feeds.items():
+        if array.ndim == 2 and array.shape[1] == length:
+            array = np.pad(array, ((0, 0), (0, columns - length)))
+        padded[name] = np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+    return padded
 
 
 def columns(task: Task, scores: Scored, reference: Scored) -> dict[str, Any]:
