@@ -1,0 +1,146 @@
+"""``assay run`` from end to end, on sessions whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import reports
+from compile.errors import InputError
+from reports.errors import ReportError
+from suites.run import run
+
+
+def cells(out: Path) -> pd.DataFrame:
+    return reports.load(out).cells.set_index("workload")
+
+
+def test_row_says_the_known_latency(suite_file, tmp_path):
+    statuses = run(str(suite_file("latency_ms = 4.0")), tmp_path / "out")
+    rows = cells(tmp_path / "out")
+    assert statuses == ["ok", "ok"]
+    # A sleep is never early, and late by some 0.1 ms on an idle machine, more on a busy one.
+    assert rows["latency_p50_ms"].between(4.0, 5.0).all()
+    assert (rows["latency_p50_low_ms"] <= rows["latency_p50_ms"]).all()
+    assert (rows["latency_p50_ms"] <= rows["latency_p50_high_ms"]).all()
+    assert rows["relative_error"].eq(0.0).all()
+    assert rows["providers"].map(json.loads).eq({"fake": 1}).all()
+    ratio = rows["throughput_samples_per_s"] * rows["latency_p50_ms"] / 1e3
+    assert ratio["one"] == pytest.approx(1, rel=0.2)
+    assert ratio["two"] == pytest.approx(2, rel=0.2)
+    samples = reports.load(tmp_path / "out").samples
+    assert set(samples["cell_id"]) == set(rows["cell_id"])
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    assert "ramp" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "reason"),
+    [
+        ('fault = "nan"', "incorrect", "not finite"),
+        ('fault = "wrong"', "incorrect", "signal to noise"),
+        ('fault = "crash"\nfault_at = 30', "error", "SIGSEGV"),
+        ('fault = "hang"\nfault_at = 5', "timeout", "did not answer within 2 s"),
+        ('fault = "out-of-memory"\nfault_at = 10', "out-of-memory", "refused"),
+        ('unavailable = "no such device"', "unsupported", "no such device"),
+    ],
+)
+def test_failure_is_a_row_and_the_other_runtime_goes_on(
+    suite_file, tmp_path, options, status, reason
+):
+    suite = suite_file(options, runtimes='["fake", "onnxruntime-cpu"]')
+    suite.write_text(suite.read_text().replace("timeout = 20.0", "timeout = 2.0"))
+    run(str(suite), tmp_path / "out")
+    rows = reports.load(tmp_path / "out").cells
+    fake = rows[rows["runtime"] == "fake"]
+    assert list(fake["status"]) == [status, status]
+    assert fake["reason"].str.contains(reason).all()
+    assert fake["latency_p50_ms"].isna().all()
+    assert list(rows[rows["runtime"] == "onnxruntime-cpu"]["status"]) == ["ok", "ok"]
+
+
+def test_resumed_run_measures_only_what_is_missing(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    run(str(suite), out, only="one")
+    before = cells(out).loc["one", "finished_at"]
+    run(str(suite), out, resume=True)
+    rows = cells(out)
+    assert sorted(rows.index) == ["one", "two"]
+    assert rows.loc["one", "finished_at"] == before
+
+
+def test_run_of_another_suite_is_not_touched(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    run(str(suite), out, only="one")
+    with pytest.raises(ReportError, match="another run"):
+        run(str(suite), out)
+    suite.write_text(suite.read_text() + "\n# changed\n")
+    with pytest.raises(ReportError, match="suite has changed"):
+        run(str(suite), out, resume=True)
+    assert list(cells(out).index) == ["one"]
+
+
+def test_workload_that_the_model_cannot_take_is_an_input_error(suite_file, tmp_path):
+    suite = suite_file()
+    suite.write_text(suite.read_text().replace("batch = 2", "batch = 2\nsequence = 8"))
+    with pytest.raises(InputError, match=r"workloads\.two.*no sequence axis"):
+        run(str(suite), tmp_path / "out")
+
+
+def test_hostile_names_stay_text(suite_file, tmp_path):
+    name = "<script>alert(1)</script>/../../x"
+    suite = suite_file()
+    text = suite.read_text().replace('"ramp"', json.dumps(name))
+    suite.write_text(text.replace("[models.ramp]", f"[models.{json.dumps(name)}]"))
+    run(str(suite), tmp_path / "out", only="one")
+    assert "<script>alert(1)" not in (tmp_path / "out" / "report.html").read_text()
+    assert list(cells(tmp_path / "out")["model"]) == [name]
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "fakes.toml"}
+
+
+BAD = {
+    "no-such-suite": ("nothing.toml", "no suite 'nothing.toml'"),
+    "syntax": ("[matrix\n", "not valid TOML"),
+    "unknown-key": ("colour = 1\n", "colour: unknown 'colour'"),
+    "unknown-runtime": ('runtime = ["onnxruntime-cpuu"]', "did you mean 'onnxruntime-cpu'"),
+    "unknown-recipe": ('recipe = ["int9"]', "unknown recipe 'int9'"),
+    "empty-matrix": ("model = []", "matrix.model"),
+    "negative-batch": ("batch = -1", "workloads.one.batch"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_suite_is_one_line_and_exit_code_2(suite_file, tmp_path, case):
+    given, message = BAD[case]
+    suite = suite_file()
+    text = suite.read_text()
+    if case == "no-such-suite":
+        suite = Path(given)
+    elif case == "unknown-key":
+        suite.write_text(given + text)
+    elif case == "syntax":
+        suite.write_text(text + given)
+    elif case in ("unknown-runtime", "empty-matrix"):
+        old = 'runtime = ["fake"]' if case == "unknown-runtime" else 'model = ["ramp"]'
+        suite.write_text(text.replace(old, given))
+    elif case == "unknown-recipe":
+        suite.write_text(text.replace("[matrix]", f"[matrix]\n{given}"))
+    else:
+        suite.write_text(text.replace("batch = 1", given))
+    result = subprocess.run(
+        [sys.executable, "-m", "assay", "run", str(suite), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("assay: ")
+    assert message in lines[0]
+    assert not (tmp_path / "out").exists()
