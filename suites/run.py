@@ -26,6 +26,8 @@ from suites.progress import Display
 from suites.suite import AVAILABLE, Cell, Suite, load_suite, read_suite
 from suites.tasks.registry import load_task
 
+LOG_COLUMNS = 120
+
 
 def run(
     reference: str,
@@ -64,7 +66,11 @@ def run(
         recorder.finish()
     reports.write(out)
     results = reports.load(out)
-    Console().print(tables.terminal(results))
+    screen = Console()
+    # A pipe or a CI log has no width of its own: rich would fold the table into 80 columns.
+    if not screen.is_terminal:
+        screen = Console(width=LOG_COLUMNS)
+    screen.print(tables.terminal(results))
     console.print(f"\nreport: {out / 'report.html'}", highlight=False, soft_wrap=True)
     return statuses
 

@@ -65,5 +65,5 @@ def test_floor_is_enforced_from_below_only():
 def test_agreement_floor_is_enforced():
     found = compare([outputs([1.0, 0.0], [1.0, 0.0])], [outputs([1.0, 0.0], [0.0, 1.0])])
     require(found, Tolerance(min_top1_agreement=0.5))
-    with pytest.raises(Incorrect, match="50.0%"):
+    with pytest.raises(Incorrect, match=r"50\.0%"):
         require(found, Tolerance(min_top1_agreement=0.6))
