@@ -24,15 +24,15 @@ def test_row_says_the_known_latency(suite_file, tmp_path):
     statuses = run(str(suite_file("latency_ms = 4.0")), tmp_path / "out")
     rows = cells(tmp_path / "out")
     assert statuses == ["ok", "ok"]
-    # A sleep is never early, and late by some 0.1 ms on an idle machine, more on a busy one.
-    assert rows["latency_p50_ms"].between(4.0, 5.0).all()
+    # A sleep is never early; how late it is depends on who else is busy.
+    assert rows["latency_p50_ms"].between(4.0, 8.0).all()
     assert (rows["latency_p50_low_ms"] <= rows["latency_p50_ms"]).all()
     assert (rows["latency_p50_ms"] <= rows["latency_p50_high_ms"]).all()
     assert rows["relative_error"].eq(0.0).all()
     assert rows["providers"].map(json.loads).eq({"fake": 1}).all()
-    ratio = rows["throughput_samples_per_s"] * rows["latency_p50_ms"] / 1e3
-    assert ratio["one"] == pytest.approx(1, rel=0.2)
-    assert ratio["two"] == pytest.approx(2, rel=0.2)
+    # At 4 ms a call no more than 250 calls a second can be true, of one or of two examples.
+    assert 125 < rows.loc["one", "throughput_samples_per_s"] <= 250
+    assert 250 < rows.loc["two", "throughput_samples_per_s"] <= 500
     samples = reports.load(tmp_path / "out").samples
     assert set(samples["cell_id"]) == set(rows["cell_id"])
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
