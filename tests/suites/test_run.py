@@ -24,16 +24,22 @@ def test_row_says_the_known_latency(suite_file, tmp_path):
     statuses = run(str(suite_file("latency_ms = 4.0")), tmp_path / "out")
     rows = cells(tmp_path / "out")
     assert statuses == ["ok", "ok"]
+    samples = reports.load(tmp_path / "out").samples
+    kept = samples[samples["phase"] == "sample"].groupby("cell_id")["latency_ns"]
+    medians = rows["cell_id"].map(kept.median()) / 1e6
     # A sleep is never early; how late it is depends on who else is busy.
-    assert rows["latency_p50_ms"].between(4.0, 8.0).all()
-    assert (rows["latency_p50_low_ms"] <= rows["latency_p50_ms"]).all()
-    assert (rows["latency_p50_ms"] <= rows["latency_p50_high_ms"]).all()
+    assert medians.between(4.0, 8.0).all()
+    # On a machine too busy for a quantile the row says so; else it says the samples' own.
+    told = rows["latency_p50_ms"].notna()
+    assert (told | rows["insufficient"].fillna("").str.contains("p50")).all()
+    assert rows["latency_p50_ms"][told].to_list() == pytest.approx(medians[told].to_list())
+    assert (rows["latency_p50_low_ms"][told] <= medians[told]).all()
+    assert (medians[told] <= rows["latency_p50_high_ms"][told]).all()
     assert rows["relative_error"].eq(0.0).all()
     assert rows["providers"].map(json.loads).eq({"fake": 1}).all()
     # At 4 ms a call no more than 250 calls a second can be true, of one or of two examples.
     assert 125 < rows.loc["one", "throughput_samples_per_s"] <= 250
     assert 250 < rows.loc["two", "throughput_samples_per_s"] <= 500
-    samples = reports.load(tmp_path / "out").samples
     assert set(samples["cell_id"]) == set(rows["cell_id"])
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
     assert "ramp" in (tmp_path / "out" / "report.md").read_text()
