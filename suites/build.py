@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from compile.artifact import Artifact, Kind, Made, Step, Store
 from compile.errors import Incorrect, InputError, Unsupported
+from compile.models import zoo
 from quantize.recipe import Recipe, load_recipe
 from suites.suite import ModelEntry, TaskEntry
 from suites.tasks.registry import load_task
@@ -243,6 +244,11 @@ def build_into(
     yet or is empty. Raises InputError for what the user can mend, BuildFailed otherwise."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty: name another folder")
+    if classes is not None and classes < 2:
+        raise InputError(f"--classes must be at least 2, not {classes}")
+    trained = zoo.ZOO[model].trained if model in zoo.ZOO else False
+    if trained and task is None:
+        raise InputError(f"{model} is trained on a task: name one with --task")
     asked = load_recipe(recipe, Path.cwd())
     kind = kind or ("torch" if any(step.why_not("onnx") for step in asked.passes) else "onnx")
     store = Store.default()

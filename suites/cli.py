@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from compile.errors import InputError
+from compile.errors import InputError, Unsupported
 from reports.errors import ReportError
 
 EXIT_OK = 0
@@ -26,9 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.command(options)
-    except (InputError, ReportError) as error:
+    except (InputError, ReportError, Unsupported) as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         print(f"assay: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -37,6 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # `assay list | head`
         sys.stderr.close()
         return EXIT_OK
+    except Exception as error:  # noqa: BLE001 - exit code 1 would read as "regressed"
+        if options.debug:
+            traceback.print_exc()
+        print(f"assay: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        return EXIT_CELL_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,8 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("suite", help="a shipped suite's name or a TOML file")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     run.add_argument("--only", metavar="GLOB", help="only cells whose label or axis matches")
-    run.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    run.add_argument(
+    again = run.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    again.add_argument(
         "--fresh", action="store_true", help="replace a run of the same suite that is in DIR"
     )
 

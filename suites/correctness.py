@@ -54,6 +54,7 @@ def compare(outputs: Sequence[Feeds], references: Sequence[Feeds]) -> Fidelity:
             raise Incorrect(
                 f"output {name!r} has shape {actual.shape}, the reference {expected.shape}"
             )
+        _require_finite({f"reference {name}": expected})
         actual, expected = actual.astype(np.float64), expected.astype(np.float64)
         delta = actual - expected
         difference += float(np.sum(delta**2))
@@ -77,7 +78,7 @@ def compare(outputs: Sequence[Feeds], references: Sequence[Feeds]) -> Fidelity:
 def require(fidelity: Fidelity, tolerance: Tolerance) -> None:
     """Raise Incorrect where the fidelity falls short of what the recipe declares."""
     floor = tolerance.min_snr_db
-    if floor is not None and fidelity.snr_db < floor:
+    if floor is not None and not fidelity.snr_db >= floor:
         raise Incorrect(
             f"signal to noise {fidelity.snr_db:.1f} dB is below the recipe's {floor:g} dB "
             f"(largest error {fidelity.max_abs_error:.3g})"
@@ -103,6 +104,10 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def _require_finite(outputs: Mapping[str, np.ndarray]) -> None:
     for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int(array.size - np.isfinite(array).sum())
+        if array.dtype.kind in "iub":
+            continue
+        # bfloat16 is no kind of float to NumPy, which is why all but integers are looked at.
+        finite = np.isfinite(array.astype(np.float64))
+        if not finite.all():
+            bad = int(array.size - finite.sum())
             raise Incorrect(f"output {name!r} has {bad} of {array.size} values that are not finite")

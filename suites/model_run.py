@@ -78,15 +78,24 @@ class ModelRun:
         self._user_examples: Feeds | None = None
         self._random = random.Random(f"{suite.file.seed}/{subject.name}")
         self._order = len(recorder.finished())
+        self._recorded: set[Cell] = set()
         self._build_s: dict[str, float] = {}
         self._fp32_bytes: dict[Kind, int] = {}
 
     def run(self) -> None:
-        base = self._base()
-        self._check_workloads(base)
-        artifacts = self._artifacts()
-        truths = self._truths(base, {key.recipe for key in artifacts})
-        self._builder.close()
+        try:
+            base = self._base()
+            self._check_workloads(base)
+            artifacts = self._artifacts()
+            truths = self._truths(base, {key.recipe for key in artifacts})
+        except rows.FAILURES as error:
+            # Without the fp32 model or its outputs nothing can be said of any build of it.
+            for cell in self._cells:
+                if cell not in self._recorded:
+                    self._record(cell, rows.failure(error))
+            return
+        finally:
+            self._builder.close()
         keys = list(artifacts)
         self._random.shuffle(keys)
 
@@ -238,7 +247,9 @@ class ModelRun:
                 self._display.stage,
             ):
                 session = next(s for s, cell in pairs if cell == outcome.cell)
-                columns = {**session.columns, "open_s": session.open_s, **outcome.columns}
+                # Where a task was scored, its whole test split says how the build predicts, and
+                # one call's fidelity does not.
+                columns = {**outcome.columns, **session.columns, "open_s": session.open_s}
                 self._record(outcome.cell, columns, outcome.samples)
 
     def _opened(self, session: LiveSession, block: str, truth: Truth) -> bool:
@@ -276,6 +287,7 @@ class ModelRun:
         workload = self._suite.file.workloads[cell.workload]
         row = rows.identity(self._suite.name, cell, workload, self._order) | columns
         self._recorder.record(row, samples)
+        self._recorded.add(cell)
         self._order += 1
         self._display.advance(cell.label, row["status"])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from compile.errors import InputError
 from compile.signature import Feeds
 from suites import rows
 from suites.blocks import SessionKey
@@ -79,8 +80,10 @@ def run_phase(
         elif isinstance(measurement.failure, rows.FAILURES):
             session.abandon_if_dead(measurement.failure)
             columns |= rows.failure(measurement.failure)
-        elif measurement.failure is not None:
+        elif isinstance(measurement.failure, InputError):
             raise measurement.failure
+        elif measurement.failure is not None:
+            columns |= rows.failure(measurement.failure)
         else:
             columns |= {"status": measurement.status, "reason": measurement.reason}
         finished.append(Outcome(cell, columns, rows.samples(measurement)))
@@ -96,7 +99,10 @@ def _after_the_clock(
     """Throughput back to back, then memory: its own call would disturb what is timed."""
     timed = measurement.samples
     call_s = float(np.median(timed.kept)) / 1e9
-    through = session.worker.throughput(max(THROUGHPUT_S, THROUGHPUT_CALLS * call_s))
+    seconds = max(THROUGHPUT_S, THROUGHPUT_CALLS * call_s)
+    # The timeout is meant for one call; this request makes several.
+    limit = session.entry.timeout + 2 * seconds
+    through = session.worker.throughput(seconds, unrecorded=1, timeout_s=limit)
     return {
         **rows.throughput(through.calls_per_s, workload),
         **rows.memory(session.worker.memory(feeds)),

@@ -27,6 +27,14 @@ from suites.suite import AVAILABLE, Cell, Suite, load_suite, read_suite
 from suites.tasks.registry import load_task
 
 LOG_COLUMNS = 120
+OUTPUTS = (
+    "cells.parquet",
+    "samples.parquet",
+    "examples.parquet",
+    "report.md",
+    "report.html",
+    "run.json",
+)
 
 
 def run(
@@ -71,7 +79,7 @@ def run(
     if not screen.is_terminal:
         screen = Console(width=LOG_COLUMNS)
     screen.print(tables.terminal(results))
-    console.print(f"\nreport: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     return statuses
 
 
@@ -121,6 +129,12 @@ def _subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
             f"{where}: {entry.source} is trained on a task: give it one (task = ...), or "
             "train = false for random weights"
         )
+    for recipe in dict.fromkeys(cell.recipe for cell in cells if cell.model == name):
+        if task is None and suite.recipes[recipe].needs_data:
+            raise InputError(
+                f"{where}: recipe {recipe!r} calibrates or trains on data: give the model a task, "
+                "or exclude the pair"
+            )
     for workload in dict.fromkeys(cell.workload for cell in cells if cell.model == name):
         sizes = suite.file.workloads[workload].sizes
         total = sizes.get("sequence", 0) + sizes.get("past", 0)
@@ -159,22 +173,30 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             check=True,
+            timeout=10,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _clear(out: Path, suite: Suite) -> None:
-    """Remove a run of the same suite. Anything else in the folder stays, and is an error later."""
-    if (out / "run.json").exists():
-        if read_run(out).get("suite") != suite.name:
-            raise InputError(f"{out} holds a run of another suite; --fresh does not replace that")
-        shutil.rmtree(out)
+    """Remove a run of the same suite, and nothing else. What else is in the folder stays, and is
+    an error when the new run is created there."""
+    if not (out / "run.json").exists():
+        return
+    if read_run(out).get("suite") != suite.name:
+        raise InputError(f"{out} holds a run of another suite; --fresh does not replace that")
+    with RunStore.resume(out):  # Not under a process that still writes it.
+        for folder in ("journal", "logs"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        for file in OUTPUTS:
+            (out / file).unlink(missing_ok=True)
+    (out / ".lock").unlink(missing_ok=True)

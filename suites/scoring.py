@@ -143,14 +143,16 @@ class ScoreCache:
         return Scored(arrays, logits) if arrays else None
 
     def put(self, key: str, scores: Scored) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
         arrays = dict(scores.examples)
         if scores.logits is not None:
             arrays["__logits__"] = scores.logits
         draft = self._root / f".{key}.{os.getpid()}.npz"
         try:
+            self._root.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(draft, allow_pickle=False, **arrays)
             draft.replace(self._root / f"{key}.npz")
+        except OSError:
+            return  # A full disk costs the next run some seconds, and must not end this one.
         finally:
             draft.unlink(missing_ok=True)
 

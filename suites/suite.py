@@ -27,6 +27,8 @@ from suites.measure.plan import MeasurePlan
 
 SHIPPED = Path(__file__).parent
 AXES = ("model", "recipe", "runtime", "attention", "workload", "device")
+FP32 = "fp32"
+"""The recipe without passes: what every other build is compared with."""
 AVAILABLE = "available"
 """As the only entry of ``matrix.runtime``: every runtime that this machine has."""
 
@@ -275,6 +277,13 @@ def load_suite(reference: str, available: Iterable[str], cuda: bool) -> Suite:
     cells = _expand(file, tuple(available), cuda)
     if not cells:
         raise InputError(f"{path}: matrix: no cell is left after exclude")
+    for cell in cells:
+        home = ENTRIES[cell.runtime].device
+        if home != "any" and not cell.device.startswith(home):
+            raise InputError(
+                f"{path}: device: {cell.runtime} runs on {home} only, not on {cell.device}; "
+                'use device = ["auto"], or exclude the pair'
+            )
     return Suite(path.stem, path.resolve(), text, file, recipes, _plan(file, path), cells)
 
 
@@ -306,6 +315,8 @@ def _find(reference: str) -> Path:
 def _recipes(file: SuiteFile, path: Path) -> dict[str, Recipe]:
     """Every recipe that a cell may name: the suite's own tables first, then shipped or a file."""
     names = dict.fromkeys([*file.matrix.recipe, *(extra.recipe for extra in file.include)])
+    if FP32 in file.recipes:
+        raise InputError(f"{path}: recipes.{FP32}: that name is the reference's; choose another")
     recipes = {}
     for name in names:
         if name in file.recipes:

@@ -42,7 +42,7 @@ def prepare_apart(recipe: Recipe, draft: Path) -> None:
     house = str(Path(__file__).parents[2])
     path = os.pathsep.join([house, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "suites.tasks.prepare", str(draft)],
+        [sys.executable, "-P", "-m", "suites.tasks.prepare", str(draft)],
         input=json.dumps(asdict(recipe)),
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

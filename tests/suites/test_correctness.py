@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -42,6 +43,17 @@ def test_divergence_of_a_fair_from_a_loaded_coin():
 def test_values_that_are_not_finite_are_incorrect(bad):
     with pytest.raises(Incorrect, match="1 of 2 values"):
         compare([outputs([1.0, bad])], [outputs([1.0, 2.0])])
+
+
+def test_reference_that_is_not_finite_is_incorrect():
+    with pytest.raises(Incorrect, match="reference logits"):
+        compare([outputs([1.0, 2.0])], [outputs([1.0, np.nan])])
+
+
+def test_nan_is_seen_in_bfloat16_too():
+    bad = {"logits": np.array([[1.0, np.nan]]).astype(ml_dtypes.bfloat16)}
+    with pytest.raises(Incorrect, match="1 of 2 values"):
+        compare([bad], [outputs([1.0, 2.0])])
 
 
 def test_later_outputs_are_held_to_being_finite():

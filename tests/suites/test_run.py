@@ -98,6 +98,34 @@ def test_workload_that_the_model_cannot_take_is_an_input_error(suite_file, tmp_p
         run(str(suite), tmp_path / "out")
 
 
+def test_fresh_replaces_the_run_and_nothing_else(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    run(str(suite), out, only="one")
+    run(str(suite), out, only="two", fresh=True)
+    assert list(cells(out).index) == ["two"]
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ReportError, match="not empty"):
+        run(str(suite), out, only="one", fresh=True)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_reference_that_fails_is_a_row_for_every_cell(suite_file, tmp_path):
+    suite = suite_file('fault = "crash"')
+    suite.write_text(
+        suite.read_text().replace('reference = "onnxruntime-cpu"', 'reference = "fake"')
+    )
+    assert run(str(suite), tmp_path / "out") == ["error", "error"]
+    assert cells(tmp_path / "out")["reason"].str.contains("SIGSEGV").all()
+
+
+def test_recipe_that_needs_data_asks_for_a_task(suite_file, tmp_path):
+    suite = suite_file(runtimes='["onnxruntime-cpu"]')
+    suite.write_text(suite.read_text().replace("[matrix]", '[matrix]\nrecipe = ["int8-static"]'))
+    with pytest.raises(InputError, match="give the model a task"):
+        run(str(suite), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_hostile_names_stay_text(suite_file, tmp_path):
     name = "<script>alert(1)</script>/../../x"
     suite = suite_file()

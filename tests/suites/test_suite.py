@@ -100,6 +100,8 @@ def test_shipped_suite_is_valid(name):
         (("[workloads.one]", "[models.gpt3]\nsource = 'gpt2'\n[workloads.one]"), "'gpt3'"),
         (("[workloads.one]", "[recipes.mine]\npasses = []\n[workloads.one]"), "no cell uses it"),
         (('workload = ["one"]', 'workload = ["one"]\ndevice = ["tpu"]'), "matrix.device"),
+        (('workload = ["one"]', 'workload = ["one"]\ndevice = ["cpu"]'), "runs on cuda only"),
+        (("[workloads.one]", "[recipes.fp32]\npasses = []\n[workloads.one]"), "the reference's"),
     ],
 )
 def test_mistake_names_the_file_the_key_and_the_way_out(write, change, message):
