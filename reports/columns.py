@@ -29,6 +29,7 @@ CONTRACT = (
     "contract_threads",
     "contract_precision",
     "contract_start",
+    "contract_allocator",
 )
 """Columns that must agree before two latencies are ranked against each other."""
 
@@ -154,6 +155,14 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("speedup_low", "float", "", "Lower end of the two-sided 95 % interval of speedup."),
     Column("speedup_high", "float", "", "Upper end of the two-sided 95 % interval of speedup."),
+    Column(
+        "compared",
+        "json",
+        "",
+        "Id of another cell of the block -> [ratio, low, high]: this cell's median time over the "
+        "other's with its 95 % interval, from the rounds in which both took turns. Known where the "
+        "machine is too restless for either's own latency. Null outside of a measured block.",
+    ),
     # Throughput.
     Column(
         "throughput_samples_per_s",
@@ -202,6 +211,13 @@ COLUMNS: tuple[Column, ...] = (
         "int",
         "bytes",
         "Theoretical minimum: weights, inputs and outputs of one call of this workload.",
+    ),
+    Column(
+        "page_faults_per_call",
+        "float",
+        "pages",
+        "Pages that the kernel supplied in each call made back to back: memory that the process "
+        "gave back and took again. Each costs about a microsecond.",
     ),
     # Accuracy.
     Column("task", "string", "", "The task whose test split was scored. Null without one."),
@@ -280,6 +296,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("contract_threads", "int", "threads", "Intra-op threads, as verified."),
     Column("contract_precision", "string", "", "What arithmetic a float32 operation may use."),
     Column("contract_start", "string", "", "warm or cold."),
+    Column(
+        "contract_allocator",
+        "string",
+        "",
+        "The worker's C allocator and the sizes from which it maps blocks and returns memory.",
+    ),
     # Proof of what ran.
     Column("providers", "json", "", "Execution provider or device -> nodes that it ran."),
     Column("kernels", "json", "", "Kernel or operator type in the optimised graph -> count."),
@@ -307,7 +329,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("order", "int", "", "Place of the cell in the run's random order."),
     # Where the time went.
     Column("build_s", "float", "s", "Making the artifact; near zero when the store had it."),
-    Column("open_s", "float", "s", "Starting the worker and opening the session."),
+    Column(
+        "start_s",
+        "float",
+        "s",
+        "Starting the session's worker and importing its libraries, two workers at a time.",
+    ),
+    Column("open_s", "float", "s", "Opening the artifact in the worker, by the worker's clock."),
     Column("accuracy_s", "float", "s", "Scoring the task's test split."),
     Column("timed_s", "float", "s", "Inside the calls, warm-up and samples."),
     Column("overhead_s", "float", "s", "The cell's wall time less all of the above."),

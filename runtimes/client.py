@@ -2,6 +2,11 @@
 
 Light on purpose: imports NumPy and the standard library only. Every wait blocks in the kernel on
 the worker's socket, so that the parent uses no CPU while a worker is timed.
+
+A worker runs only while it has a request to answer and is stopped otherwise (SIGSTOP). Thread
+pools spin for up to a fifth of a second after a call, and libraries keep threads with timers;
+forbidding them to would slow the timed call itself, and waiting for them to sleep would cost a
+suite minutes. A stopped process uses no CPU, whatever it was doing.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import numpy as np
 from compile.errors import Corrupted, Incorrect, InputError, Unsupported
 from compile.signature import Feeds
 from runtimes import registry
+from runtimes.likelihood import Answers
 from runtimes.session import (
     Availability,
     FairnessContract,
@@ -33,7 +39,7 @@ from runtimes.session import (
     Proof,
     SessionOptions,
 )
-from runtimes.wire import Channel, PeerGone, WireError
+from runtimes.wire import LABELS, Channel, PeerGone, WireError
 
 WORKER = Path(__file__).resolve().with_name("worker.py")
 THREAD_VARIABLES = (
@@ -90,6 +96,8 @@ class Throughput:
 
     calls: int
     ns: int
+    page_faults: int
+    """Pages that the kernel supplied meanwhile: memory that was given back and taken again."""
 
     @property
     def calls_per_s(self) -> float:
@@ -110,6 +118,7 @@ class Worker:
     def __init__(
         self,
         runtime: str,
+        interpreter: str,
         process: subprocess.Popen[bytes],
         channel: Channel,
         log: Path,
@@ -121,13 +130,21 @@ class Worker:
         self.timeout_s = timeout_s
         self.log = log
         """The worker's stdout and stderr."""
+        self._interpreter = interpreter
         self._process = process
         self._channel = channel
         self._oom_kills = _oom_kills()
         self._end: WorkerError | None = None
 
     @classmethod
-    def start(
+    def start(cls, runtime: str, **settings: Any) -> Worker:
+        """``spawn``, and wait until the worker is up."""
+        worker = cls.spawn(runtime, **settings)
+        worker.wait_until_up()
+        return worker
+
+    @classmethod
+    def spawn(
         cls,
         runtime: str,
         *,
@@ -138,14 +155,13 @@ class Worker:
         memory_limit_bytes: int | None = None,
         timeout_s: float = 600.0,
     ) -> Worker:
-        """Start the process and wait until it speaks.
+        """Start the process, without waiting for it: ``wait_until_up`` comes before any request.
 
         ``python`` names another environment's interpreter (default: this one). It runs in
         isolated mode then, because this environment's ``PYTHONPATH`` is not meant for it.
         ``memory_limit_bytes`` bounds its private writable memory (RLIMIT_DATA).
 
-        Raises InputError for an unknown runtime or interpreter, Unsupported where the
-        interpreter cannot run a worker.
+        Raises InputError for an unknown runtime or interpreter.
         """
         registry.entry(runtime)
         if threads < 1:
@@ -184,15 +200,17 @@ class Worker:
                     f"python = {interpreter!r} of runtime {runtime!r} cannot be started: "
                     f"{error.strerror}"
                 ) from error
-        worker = cls(runtime, process, Channel(ours), log, threads, timeout_s)
+        return cls(runtime, interpreter, process, Channel(ours), log, threads, timeout_s)
+
+    def wait_until_up(self) -> None:
+        """Raises Unsupported where the interpreter cannot run a worker."""
         try:
-            worker._answer(timeout_s)
+            self._answer(self.timeout_s)
         except WorkerCrashed as error:
-            raise Unsupported(f"{interpreter} cannot run a worker: {error}") from error
+            raise Unsupported(f"{self._interpreter} cannot run a worker: {error}") from error
         except BaseException:
-            worker.kill()
+            self.kill()
             raise
-        return worker
 
     @property
     def pid(self) -> int:
@@ -223,6 +241,12 @@ class Worker:
         """One call, for its outputs."""
         return self._ask("run", feeds=feeds, timeout_s=timeout_s)[1]
 
+    def answer(self, feeds: Feeds, labels: np.ndarray, timeout_s: float | None = None) -> Answers:
+        """One call, its first output reduced to what it says of ``labels``; Incorrect where its
+        logits are not finite."""
+        arrays = self._ask("answer", feeds={**feeds, LABELS: labels}, timeout_s=timeout_s)[1]
+        return Answers(**arrays)
+
     def prepare(self, feeds: Feeds, timeout_s: float | None = None) -> float:
         """Fix the call that ``sample`` and ``throughput`` repeat. Returns the seconds it took."""
         return self._ask("prepare", feeds=feeds, timeout_s=timeout_s)[0]["prepare_ns"] / 1e9
@@ -241,7 +265,7 @@ class Worker:
         body, _ = self._ask(
             "throughput", {"seconds": seconds, "unrecorded": unrecorded}, timeout_s=timeout_s
         )
-        return Throughput(body["calls"], body["ns"])
+        return Throughput(body["calls"], body["ns"], body["page_faults"])
 
     def memory(self, feeds: Feeds, timeout_s: float | None = None) -> MemoryBreakdown:
         """Memory after a call with ``feeds``; its peak covers that call alone."""
@@ -259,6 +283,7 @@ class Worker:
         if self._end is None and self._process.returncode is None:
             # Whatever goes wrong with the farewell, the worker is killed below.
             with contextlib.suppress(PeerGone, WireError, TimeoutError, subprocess.TimeoutExpired):
+                self._signal(signal.SIGCONT)
                 self._channel.send({"command": "close"}, timeout=END_PATIENCE_S)
                 self._channel.receive(timeout=END_PATIENCE_S)
                 self._process.wait(END_PATIENCE_S)
@@ -266,8 +291,7 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the worker and every process that it started."""
-        with contextlib.suppress(ProcessLookupError):  # it ended and left nothing behind
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._channel.close()
 
@@ -293,6 +317,7 @@ class Worker:
         if self._end is not None:
             raise self._end
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        self._signal(signal.SIGCONT)
         try:
             self._channel.send({"command": command, **(body or {})}, feeds, timeout_s)
         except PeerGone:
@@ -308,9 +333,23 @@ class Worker:
             self._fail_gone()
         except TimeoutError:
             self._fail_late(timeout_s)
+        self._stop()
         if "error" in body:
             _raise_again(body["error"]["kind"], body["error"]["message"])
         return body["ok"], arrays
+
+    def _stop(self) -> None:
+        """Stop the worker and its threads where they are, and wait until they stand still."""
+        self._signal(signal.SIGSTOP)
+        # Its end is waited for too, or a worker that died meanwhile would be waited for in vain.
+        # It is left to be reaped by whoever asks the process next.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to the worker and to every process that it started."""
+        with contextlib.suppress(ProcessLookupError):  # it ended and left nothing behind
+            os.killpg(self.pid, number)
 
     def _fail_late(self, timeout_s: float) -> NoReturn:
         self.kill()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -55,6 +56,8 @@ class Behaviour:
     ] = "none"
     fault_at: int = 0
     """First call that shows the fault; it is lasting. ``leak`` keeps 1 MiB a call."""
+    spins: bool = False
+    """A thread of its own keeps a core busy from the opening on, like a pool that never sleeps."""
     unavailable: str = ""
     """Reason that opening gives for being unsupported."""
 
@@ -85,6 +88,8 @@ class FakeSession:
         self._random = np.random.default_rng(behaviour.seed)
         self._calls = 0
         self._leaked: list[np.ndarray] = []
+        if behaviour.spins:
+            threading.Thread(target=_spin, daemon=True).start()
 
     def run(self, feeds: Feeds) -> Outputs:
         faulty = self._behave()
@@ -142,6 +147,11 @@ class FakeSession:
         elif fault == "error":
             raise RuntimeError("a fake library failed")
         return fault
+
+
+def _spin() -> None:
+    while True:
+        pass
 
 
 def latency_ms(behaviour: Behaviour, call: int, random: np.random.Generator) -> float:

@@ -9,13 +9,13 @@ idle part is not counted as waste.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from runtimes import allocator
 from runtimes.session import MemoryBreakdown
 
 STATUS = Path("/proc/self/status")
@@ -45,33 +45,6 @@ def reset_peak() -> bool:
     return True
 
 
-class _Mallinfo2(ctypes.Structure):
-    """glibc's ``struct mallinfo2`` (malloc.h, glibc >= 2.33), all fields ``size_t``."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def c_allocator() -> tuple[int, int] | None:
-    """Bytes (reserved, in use) of glibc's malloc over all arenas; None without glibc >= 2.33.
-
-    reserved = arena + hblkhd, in use = uordblks + hblkhd, where ``hblkhd`` is what was mapped
-    block by block.
-    """
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError):
-        return None
-    mallinfo2.restype = _Mallinfo2
-    info = mallinfo2()
-    return info.arena + info.hblkhd, info.uordblks + info.hblkhd
-
-
 def cpu_breakdown(
     weights_bytes: int | None, peak_known: bool, tensors: Iterable[np.ndarray]
 ) -> MemoryBreakdown:
@@ -80,14 +53,14 @@ def cpu_breakdown(
     ``peak_known`` is what ``reset_peak`` answered before the call that is described; ``tensors``
     are that call's inputs and outputs, for the theoretical minimum.
     """
-    allocator = c_allocator()
+    held = allocator.held()
     status = _status()  # read once: the peak is then never below the resident set
     return replace(
         minimum(MemoryBreakdown(weights_bytes=weights_bytes), tensors),
         resident_bytes=status.get("VmRSS"),
         peak_bytes=status.get("VmHWM") if peak_known else None,
-        reserved_bytes=allocator[0] if allocator else None,
-        in_use_bytes=allocator[1] if allocator else None,
+        reserved_bytes=held[0] if held else None,
+        in_use_bytes=held[1] if held else None,
     )
 
 

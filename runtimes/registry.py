@@ -20,6 +20,8 @@ class Entry:
     """``module:class``; the module imports its packages only when it is used."""
     kinds: tuple[str, ...]
     device: str
+    compiles_shapes: bool = False
+    """Each shape that it meets costs a compilation."""
     hidden: bool = False
     """Not shown to users: a tool of the tests."""
 
@@ -37,11 +39,21 @@ ENTRIES = {
     entry.name: entry
     for entry in (
         Entry("torch-eager", "runtimes.torch_eager:TorchEager", ("torch",), "any"),
-        Entry("torch-compile", "runtimes.torch_compile:TorchCompile", ("torch",), "any"),
+        Entry(
+            "torch-compile",
+            "runtimes.torch_compile:TorchCompile",
+            ("torch",),
+            "any",
+            compiles_shapes=True,
+        ),
         Entry("onnxruntime-cpu", "runtimes.onnx_runtime:OnnxRuntimeCpu", ("onnx",), "cpu"),
         Entry("onnxruntime-cuda", "runtimes.onnx_runtime:OnnxRuntimeCuda", ("onnx",), "cuda"),
         Entry(
-            "onnxruntime-tensorrt", "runtimes.onnx_runtime:OnnxRuntimeTensorrt", ("onnx",), "cuda"
+            "onnxruntime-tensorrt",
+            "runtimes.onnx_runtime:OnnxRuntimeTensorrt",
+            ("onnx",),
+            "cuda",
+            compiles_shapes=True,
         ),
         Entry("openvino", "runtimes.openvino:OpenVino", ("onnx",), "cpu"),
         Entry("fake", "runtimes.fake:Fake", ("torch", "onnx"), "any", hidden=True),

@@ -49,6 +49,9 @@ class FairnessContract:
     precision: str
     """What arithmetic a float32 operation may use: ``f32``, ``tf32``, ``bf16``, ..."""
     start: str = "warm"
+    allocator: str = "system"
+    """The process's C allocator and its settings (``runtimes/allocator.py``); the worker fills
+    it in. They decide whether a call's large blocks are kept or taken from the kernel anew."""
 
 
 @dataclass(frozen=True)

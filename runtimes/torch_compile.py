@@ -48,6 +48,8 @@ class TorchCompile:
         available = torch_availability()
         if not available.available:
             return available
+        import torch._dynamo  # noqa: F401 - a library like any other: in the memory baseline
+
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None and shutil.which("clang++") is None:
             return Availability(

@@ -77,7 +77,6 @@ def torch_availability() -> Availability:
     """Imports everything that opening needs, so that the memory baseline has it too."""
     try:
         import torch
-        import torch._dynamo  # building a module on the meta device imports it
 
         import compile.models.model  # noqa: F401
     except ImportError as error:

@@ -5,7 +5,8 @@ NumPy and the rooms ``compile`` and ``runtimes``, found beside this file. Those 
 as packages one by one: adding their parent folder to ``sys.path`` would leak the site-packages of
 Assay's environment into the other one, and the user's folder is not on the path either.
 
-Between requests it blocks in a read: an idle worker must not disturb the one being measured.
+Between requests its parent keeps it stopped (``runtimes/client.py``): an idle worker cannot
+disturb the one being measured.
 """
 
 from __future__ import annotations
@@ -42,15 +43,14 @@ OUT_OF_MEMORY_WORDS = (
     "can't allocate memory",
     "Failed to allocate memory",
 )
-QUIET_SLICE_S = 0.02
-QUIET_PATIENCE_S = 0.4
 
 
 class Worker:
     """Serves one runtime and at most one open session; a method ``on_X`` answers request ``X``."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, allocator: str) -> None:
         self._runtime = runtime
+        self._allocator = allocator
         self._session: Session | None = None
         self._signature: Signature | None = None
         self._baseline: int | None = None
@@ -83,6 +83,15 @@ class Worker:
     def on_run(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         return {}, self._checked(feeds).run(feeds)
 
+    def on_answer(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        from runtimes.likelihood import answers
+        from runtimes.wire import LABELS
+
+        labels = feeds.pop(LABELS)
+        logits = next(iter(self._checked(feeds).run(feeds).values()))
+        reduced = answers(logits, labels)
+        return {}, {name: array for name, array in vars(reduced).items() if array is not None}
+
     def on_prepare(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         start = time.perf_counter_ns()
         self._call = self._checked(feeds).prepare(feeds)
@@ -104,7 +113,6 @@ class Worker:
             samples = clock_calls(call, body["n"])
         finally:
             gc.enable()
-        wait_until_quiet()
         return {}, {"samples_ns": samples, "unrecorded_ns": rewarm}
 
     def on_throughput(self, body: dict[str, Any], feeds: Feeds) -> Reply:
@@ -115,6 +123,7 @@ class Worker:
             for _ in range(body["unrecorded"]):
                 call()
             calls = 0
+            faults = page_faults()
             start = now = time.perf_counter_ns()
             end = start + int(body["seconds"] * 1e9)
             while now < end:
@@ -123,8 +132,7 @@ class Worker:
                 now = time.perf_counter_ns()
         finally:
             gc.enable()
-        wait_until_quiet()
-        return {"calls": calls, "ns": now - start}, {}
+        return {"calls": calls, "ns": now - start, "page_faults": page_faults() - faults}, {}
 
     def on_memory(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         breakdown = self._checked(feeds).memory(feeds)
@@ -134,7 +142,7 @@ class Worker:
         return asdict(self._opened().proof()), {}
 
     def on_contract(self, body: dict[str, Any], feeds: Feeds) -> Reply:
-        return asdict(self._opened().contract()), {}
+        return asdict(replace(self._opened().contract(), allocator=self._allocator)), {}
 
     def on_close(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         self._call = None
@@ -178,21 +186,9 @@ def clock_calls(call: Callable[[], object], n: int) -> np.ndarray:
     return samples
 
 
-def wait_until_quiet() -> None:
-    """Sleep until this process's threads use no CPU, at most ``QUIET_PATIENCE_S``.
-
-    Pool threads spin for a while after the last call (ONNX Runtime about 30 ms, Intel's OpenMP
-    200 ms) before they sleep. Forbidding them to spin would slow the timed call itself, so the
-    worker answers only when they have stopped, and the next worker finds a free machine.
-    """
-    deadline = time.monotonic() + QUIET_PATIENCE_S
-    before = time.process_time()
-    while time.monotonic() < deadline:
-        time.sleep(QUIET_SLICE_S)
-        after = time.process_time()
-        if after - before < 0.02 * QUIET_SLICE_S:
-            return
-        before = after
+def page_faults() -> int:
+    """Pages that the kernel has supplied to this process so far without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def serve(worker: Worker, channel: Channel) -> None:
@@ -273,9 +269,10 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, limit)
     adopt_rooms(Path(__file__).resolve().parent.parent)
 
-    from runtimes import registry
+    from runtimes import allocator, registry
     from runtimes.wire import Channel
 
+    settled = allocator.settle()
     channel = Channel(socket.socket(fileno=arguments.socket))
     try:
         runtime = registry.entry(arguments.runtime).load()
@@ -283,7 +280,7 @@ def main() -> None:
         channel.send({"error": describe(error)})
         return
     channel.send({"ok": {"python": sys.version.split()[0]}})
-    serve(Worker(runtime), channel)
+    serve(Worker(runtime, settled), channel)
     sys.stdout.flush()
     sys.stderr.flush()
     # Skip interpreter shutdown: a library that crashes in its destructors is no finding.

@@ -2,10 +2,11 @@
 
     python -m scripts.truth
 
-For a small encoder at 1 x 128 and 8 x 128 on torch-eager and onnxruntime-cpu, worker and bare loop
-take turns in random order; both live in processes of their own for the whole run. The bare loop
-is what anybody would write: load, call, ``perf_counter_ns`` around each call. Between turns it
-waits for its pools to fall asleep, as a worker does, so that neither spins under the other.
+For a small encoder at 1 x 128 and 8 x 128 on torch-eager and onnxruntime-cpu, a worker and two bare
+loops take turns in random order; all live in processes of their own for the whole run. The bare
+loop is what anybody would write: load, call, ``perf_counter_ns`` around each call. One has its C
+allocator settled as a worker has (``runtimes/allocator.py``), the other leaves it as the process
+came. Between turns a loop waits for its pools to fall asleep, so that it spins under nobody.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from suites.suite import ModelEntry
 ROUNDS = 30
 SECONDS = 0.25
 BARE = """
-import sys, time, numpy as np
-folder, runtime, batch, sequence, threads = sys.argv[1:6]
+import resource, sys, time, numpy as np
+folder, runtime, batch, sequence, threads, settled = sys.argv[1:7]
+if settled == "settled":
+    from runtimes import allocator
+    allocator.settle()
 shape = (int(batch), int(sequence))
 ids = np.random.default_rng(0).integers(0, 4096, shape)
 feeds = {"input_ids": ids, "attention_mask": np.ones(shape, np.int64),
@@ -58,58 +62,88 @@ for line in sys.stdin:
     times = []
     for _ in range(3):
         call()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(int(line)):
         start = time.perf_counter_ns()
         call()
         times.append(time.perf_counter_ns() - start)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     time.sleep(0.4)
-    print(*times, flush=True)
+    print(faults / int(line), *times, flush=True)
 """
 
 
-def ratio(artifact: Artifact, runtime: str, batch: int, threads: int, logs: Path) -> str:
-    """One line: both medians, and the median over rounds of Assay's over the bare loop's."""
+class BareLoop:
+    """The loop in a process of its own, which makes as many calls as it is told to."""
+
+    def __init__(
+        self, artifact: Artifact, runtime: str, batch: int, threads: int, settled: bool
+    ) -> None:
+        state = "settled" if settled else "as it came"
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", BARE, str(artifact.folder), runtime),
+                *(str(batch), "128", str(threads), state),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+        )
+        self.medians: list[float] = []
+        """Milliseconds, one for each turn."""
+        self.faults: list[float] = []
+        """Page faults of a call, one for each turn."""
+        self._line()
+
+    def turn(self, calls: int) -> None:
+        assert self._process.stdin is not None
+        print(calls, file=self._process.stdin, flush=True)
+        faults, *times = map(float, self._line().split())
+        self.faults.append(faults)
+        self.medians.append(float(np.median(times)) / 1e6)
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+def compare(artifact: Artifact, runtime: str, batch: int, threads: int, logs: Path) -> str:
+    """One line: the medians of all three, and Assay's over each loop's, by rounds."""
     feeds = artifact.signature.feeds({"batch": batch, "sequence": 128})
-    bare = subprocess.Popen(
-        [
-            sys.executable,
-            *("-c", BARE, str(artifact.folder), runtime, str(batch), "128", str(threads)),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
-    )
-    assert bare.stdin is not None
-    assert bare.stdout is not None
-    bare.stdout.readline()
-    mine, theirs = [], []
-    with bare, Worker.start(runtime, log_dir=logs, threads=threads) as worker:
+    settled, fresh = (BareLoop(artifact, runtime, batch, threads, how) for how in (True, False))
+    mine: list[float] = []
+    with Worker.start(runtime, log_dir=logs, threads=threads) as worker:
         worker.open(artifact.folder, SessionOptions(threads=threads))
         worker.prepare(feeds)
         calls = max(3, int(SECONDS / (np.median(worker.sample(20).ns) / 1e9)))
 
-        def assay() -> None:
-            mine.append(np.median(worker.sample(calls, unrecorded=3).ns) / 1e6)
+        def assay(calls: int) -> None:
+            mine.append(float(np.median(worker.sample(calls, unrecorded=3).ns)) / 1e6)
 
-        def loop() -> None:
-            assert bare.stdin is not None
-            assert bare.stdout is not None
-            print(calls, file=bare.stdin, flush=True)
-            theirs.append(np.median(np.array(bare.stdout.readline().split(), float)) / 1e6)
-
+        turns = [assay, settled.turn, fresh.turn]
         for _ in range(ROUNDS):
-            turns = [assay, loop]
             random.shuffle(turns)
             for turn in turns:
-                turn()
-        bare.stdin.close()
-    ratios = np.sort(np.array(mine) / np.array(theirs))
-    middle = f"{np.median(ratios):.3f} (quartiles {ratios[ROUNDS // 4]:.3f}"
+                turn(calls)
+    settled.end()
+    fresh.end()
     return (
-        f"| {runtime} | {batch} x 128 | {np.median(mine):.2f} | {np.median(theirs):.2f} "
-        f"| {middle}, {ratios[3 * ROUNDS // 4]:.3f}) |"
+        f"| {runtime} | {batch} x 128 | {np.median(mine):.2f} | {np.median(settled.medians):.2f} "
+        f"| {_ratio(mine, settled.medians)} | {np.median(fresh.medians):.2f} "
+        f"| {_ratio(mine, fresh.medians)} | {np.median(fresh.faults):,.0f} |"
     )
+
+
+def _ratio(mine: list[float], theirs: list[float]) -> str:
+    """The median over rounds, with its quartiles."""
+    low, middle, high = np.quantile(np.array(mine) / np.array(theirs), [0.25, 0.5, 0.75])
+    return f"{middle:.3f} ({low:.3f}, {high:.3f})"
 
 
 def main() -> None:
@@ -126,11 +160,12 @@ def main() -> None:
                 ),
             }
         print(f"{threads} threads, {ROUNDS} rounds of {SECONDS} s, {time.strftime('%Y-%m-%d')}\n")
-        print("| runtime | batch | Assay p50, ms | bare p50, ms | ratio by rounds |")
-        print("|---|---|---|---|---|")
+        titles = ["runtime", "batch", "Assay, ms", "bare, ms", "ratio"]
+        print("|", " | ".join([*titles, "fresh bare, ms", "ratio", "its page faults a call"]), "|")
+        print("|---|---|---|---|---|---|---|---|")
         for runtime, artifact in artifacts.items():
             for batch in (1, 8):
-                print(ratio(artifact, runtime, batch, threads, logs), flush=True)
+                print(compare(artifact, runtime, batch, threads, logs), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from suites.build import Builder, BuildRequest
 from suites.phase import run_phase
 from suites.progress import Display
 from suites.scoring import ScoreCache, Scored, Scorer
-from suites.sessions import LiveSession
+from suites.sessions import LiveSession, load_together
 from suites.suite import Cell, ModelEntry, Suite
 from suites.tasks.task import Task
 from suites.workload import load_examples, workload_feeds
@@ -162,25 +162,23 @@ class ModelRun:
             "onnxruntime-cpu" if base.kind == "onnx" else "torch-eager"
         )
         key = SessionKey(self._subject.name, FP32.name, runtime, "default", "cpu")
+        references = {FP32.name: base}
+        for name in sorted(recipes - {FP32.name}):
+            trained = self._suite.recipes[name].trained_part()
+            references[name] = self._build(trained, base.kind) if trained.passes else base
+        sessions = {a.key: self._session(key, a) for a in references.values()}
         outputs: dict[str, dict[str, Feeds]] = {}
-        references = {}
-        scored = None
-        for name in [FP32.name, *sorted(recipes)]:
-            trained = FP32 if name == FP32.name else self._suite.recipes[name].trained_part()
-            artifact = self._build(trained, base.kind) if trained.passes else base
-            references[name] = artifact
-            if artifact.key in outputs:
-                continue
-            self._display.stage(f"reference outputs of {self._subject.name} / {name}")
-            session = self._session(key, artifact)
-            try:
-                outputs[artifact.key] = {
+        self._display.stage(f"reference outputs of {self._subject.name}")
+        try:
+            load_together(list(sessions.values()))
+            scored = self._scorer.score(sessions[base.key])
+            for made, session in sessions.items():
+                outputs[made] = {
                     workload: session.worker.run(given)
-                    for workload, given in self._feeds(artifact.signature).items()
+                    for workload, given in self._feeds(session.artifact.signature).items()
                 }
-                if name == FP32.name:
-                    scored = self._scorer.score(session)
-            finally:
+        finally:
+            for session in sessions.values():
                 session.close()
         return {name: Truth(outputs[a.key], scored) for name, a in references.items()}
 
@@ -225,6 +223,8 @@ class ModelRun:
         sessions: Sequence[LiveSession],
         truths: dict[str, Truth],
     ) -> None:
+        self._display.stage(f"starting {len(sessions)} workers")
+        load_together(sessions)
         opened = [s for s in sessions if self._opened(s, block, truths[s.key.recipe])]
         names = list(self._workloads)
         self._random.shuffle(names)
@@ -249,7 +249,12 @@ class ModelRun:
                 session = next(s for s, cell in pairs if cell == outcome.cell)
                 # Where a task was scored, its whole test split says how the build predicts, and
                 # one call's fidelity does not.
-                columns = {**outcome.columns, **session.columns, "open_s": session.open_s}
+                columns = {
+                    **outcome.columns,
+                    **session.columns,
+                    "start_s": session.start_s,
+                    "open_s": session.open_s,
+                }
                 self._record(outcome.cell, columns, outcome.samples)
 
     def _opened(self, session: LiveSession, block: str, truth: Truth) -> bool:

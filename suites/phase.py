@@ -16,9 +16,9 @@ from suites.blocks import SessionKey
 from suites.measure.loop import Progress, measure
 from suites.measure.measurement import Measurement
 from suites.measure.plan import MeasurePlan
-from suites.measure.ratio import ratio_interval
+from suites.measure.ratio import ratios
 from suites.sessions import LiveSession
-from suites.suite import Cell, Workload
+from suites.suite import FP32, Cell, Workload
 
 THROUGHPUT_S = 0.25
 THROUGHPUT_CALLS = 5
@@ -65,11 +65,19 @@ def run_phase(
         _shown(ready, on_progress),
         workers={id: session.worker.pid for id, (session, _, _) in ready.items()},
     )
-    speedups = _speedups({cell: measured[id] for id, (_, cell, _) in ready.items()})
+    compared = ratios({id: found for id, found in measured.items() if found.status == "ok"})
+    plain = {
+        (cell.runtime, cell.attention, cell.device): id
+        for id, (_, cell, _) in ready.items()
+        if cell.recipe == FP32
+    }
     finished = []
     for id, (session, cell, columns) in ready.items():
         measurement = measured[id]
-        columns |= rows.latency(measurement) | speedups.get(cell, {})
+        columns |= rows.latency(measurement)
+        columns |= rows.comparison(
+            compared.get(id, {}), plain.get((cell.runtime, cell.attention, cell.device))
+        )
         if measurement.status == "ok":
             try:
                 columns |= _after_the_clock(session, workload, feeds[session.key], measurement)
@@ -106,29 +114,9 @@ def _after_the_clock(
     return {
         **rows.throughput(through.calls_per_s, workload),
         **rows.memory(session.worker.memory(feeds)),
+        "page_faults_per_call": through.page_faults / through.calls,
         "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,
     }
-
-
-def _speedups(measured: Mapping[Cell, Measurement]) -> dict[Cell, dict[str, float]]:
-    """How much faster each cell is than the fp32 build on its own runtime, from common rounds."""
-    plain = {
-        (cell.runtime, cell.attention, cell.device): result
-        for cell, result in measured.items()
-        if cell.recipe == "fp32" and result.status == "ok"
-    }
-    speedups = {}
-    for cell, result in measured.items():
-        base = plain.get((cell.runtime, cell.attention, cell.device))
-        if base is None or cell.recipe == "fp32" or result.status != "ok":
-            continue
-        if (ratio := ratio_interval(base, result)) is not None:
-            speedups[cell] = {
-                "speedup": ratio.value,
-                "speedup_low": ratio.low,
-                "speedup_high": ratio.high,
-            }
-    return speedups
 
 
 def _shown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from suites.build import BuildFailed
 from suites.correctness import Fidelity
 from suites.measure.measurement import Measurement
 from suites.measure.quantiles import Insufficient
+from suites.measure.ratio import RatioEstimate
 from suites.suite import Cell, Workload
 
 FAILURES = (BuildFailed, Unsupported, Incorrect, Corrupted, WorkerError, MemoryError)
@@ -118,6 +120,25 @@ def latency(measurement: Measurement) -> dict[str, Any]:
         row["insufficient"] = ", ".join(insufficient) or None
         row["latency_min_ms"] = (measurement.minimum_ns or 0) / 1e6
         row["latency_mad_ms"] = (measurement.mad_ns or 0.0) / 1e6
+    return row
+
+
+def comparison(compared: Mapping[str, RatioEstimate], plain: str | None) -> dict[str, Any]:
+    """How the cell compares with those that took turns with it, by their ids; and how much faster
+    it is than ``plain``, the fp32 build on its own runtime."""
+    row: dict[str, Any] = {
+        "compared": {
+            other: [round(ratio.value, 5), round(ratio.low, 5), round(ratio.high, 5)]
+            for other, ratio in compared.items()
+        }
+        or None
+    }
+    if plain is not None and (ratio := compared.get(plain)) is not None:
+        row |= {
+            "speedup": 1 / ratio.value,
+            "speedup_low": 1 / ratio.high,
+            "speedup_high": 1 / ratio.low,
+        }
     return row
 
 

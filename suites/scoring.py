@@ -16,6 +16,8 @@ import numpy as np
 
 from compile.errors import Incorrect
 from compile.signature import Feeds
+from runtimes import registry
+from runtimes.likelihood import Answers
 from suites.correctness import kl_divergence
 from suites.measure.paired import paired_interval
 from suites.sessions import LiveSession
@@ -25,7 +27,8 @@ from suites.tasks.task import Task
 _METRICS = ("accuracy", "perplexity", "bits_per_byte")
 
 BATCH = 32
-"""Examples a call. Scores do not depend on it beyond rounding; speed and memory do."""
+"""Examples a call. Scores hardly depend on it: by rounding, and in int8-dynamic builds by the range
+of a batch's activations."""
 
 
 @dataclass(frozen=True)
@@ -40,34 +43,39 @@ class Scored:
 
 def score(
     task: Task,
-    run: Callable[[Feeds], Feeds],
+    answer: Callable[[Feeds, np.ndarray], Answers],
+    *,
+    one_shape: bool = False,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Scored:
-    """Run the whole test split. Raises Incorrect for logits that are not finite."""
+    """Ask the whole test split of a session. Raises Incorrect for logits that are not finite.
+
+    ``one_shape`` pads all batches to one size, for runtimes that compile a program for each
+    shape that they meet; others are given the batches as short as they are.
+    """
     parts: list[Scores] = []
     logits_kept: list[np.ndarray] = []
     seen, total = 0, task.test_examples
     for batch in task.test(BATCH):
         rows, columns = batch.feeds["input_ids"].shape
-        feeds = _one_shape(batch.feeds, BATCH, max(columns, task.max_length))
-        logits = next(iter(run(feeds).values()))[:rows]
-        if logits.ndim == 3:
-            logits = logits[:, :columns]
-        if not np.isfinite(logits).all():
-            raise Incorrect(f"logits of test examples {seen}.. are not finite")
-        logits = logits.astype(np.float32, copy=False)
-        parts.append(task.score(logits, batch.labels))
-        if logits.ndim == 2:
-            logits_kept.append(logits)
-        seen += len(logits)
+        feeds = batch.feeds
+        if one_shape:
+            feeds = _padded(feeds, BATCH, max(columns, task.max_length))
+        try:
+            answers = answer(feeds, batch.labels)
+        except Incorrect as error:
+            raise Incorrect(f"test examples {seen}..{seen + rows - 1}: {error}") from error
+        parts.append(task.score(answers, batch.labels))
+        if answers.logits is not None:
+            logits_kept.append(answers.logits)
+        seen += rows
         progress(seen / total)
     examples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Scored(examples, np.concatenate(logits_kept) if logits_kept else None)
 
 
-def _one_shape(feeds: Feeds, rows: int, columns: int) -> Feeds:
-    """The feeds padded to one size for all calls, because some runtimes compile a program for
-    each shape that they meet. Columns are masked; rows repeat the last one."""
+def _padded(feeds: Feeds, rows: int, columns: int) -> Feeds:
+    """The feeds padded to a size: columns are masked, rows repeat the last one."""
     length = feeds["input_ids"].shape[1]
     padded = {}
     for name, array in feeds.items():
@@ -183,13 +191,18 @@ class Scorer:
             task=self._task.fingerprint,
             runtime=session.key.runtime,
             options=asdict(session.options),
-            versions=dict(worker.availability().versions),
+            versions=session.versions,
             machine=platform.processor() or platform.machine(),
         )
         scored = self._cache.get(key)
         if scored is None:
             task = self._task.for_signature(session.artifact.signature)
             label = f"scoring {session.key.label}"
-            scored = score(task, worker.run, lambda done: self._progress(label, done))
+            scored = score(
+                task,
+                worker.answer,
+                one_shape=registry.entry(session.key.runtime).compiles_shapes,
+                progress=lambda done: self._progress(label, done),
+            )
             self._cache.put(key, scored)
         return scored

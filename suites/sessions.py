@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from compile.artifact import Artifact
+from compile.errors import InputError, Unsupported
 from compile.signature import Feeds
 from quantize.recipe import Tolerance
 from runtimes.client import Worker, WorkerError
-from runtimes.session import SessionOptions
+from runtimes.session import Availability, SessionOptions
 from suites import rows
 from suites.blocks import SessionKey
 from suites.correctness import compare, require
@@ -22,7 +25,12 @@ from suites.suite import RuntimeEntry
 
 @dataclass
 class LiveSession:
-    """A session and the worker that holds it. A worker that died is replaced when asked again."""
+    """A session and the worker that holds it. A worker that died is replaced when asked again.
+
+    It is begun in three steps, so that a block's workers can import their libraries side by side
+    and still open their artifacts one at a time: ``spawn``, ``load``, and the first use of
+    ``worker``, which takes the steps that were left out.
+    """
 
     key: SessionKey
     artifact: Artifact
@@ -30,33 +38,57 @@ class LiveSession:
     entry: RuntimeEntry
     threads: int
     log_dir: Path
+    start_s: float = 0.0
+    """From spawning the worker until its libraries were imported, the last time."""
     open_s: float = 0.0
-    """Starting the worker and opening the artifact, the last time."""
+    """Opening the artifact, by the worker's clock, the last time."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What all cells of the session share in their rows."""
     _worker: Worker | None = None
+    _loaded: Availability | None = None
+    _opened: bool = False
+
+    def spawn(self) -> None:
+        """Start the worker's process without waiting for it."""
+        self._worker = Worker.spawn(
+            self.key.runtime,
+            log_dir=self.log_dir,
+            python=self.entry.python,
+            threads=self.threads,
+            memory_limit_bytes=_bytes(self.entry.memory_limit_gib),
+            timeout_s=self.entry.timeout,
+        )
+
+    def load(self) -> None:
+        """Wait until the worker is up and has imported its libraries. May run in a thread; the
+        worker itself must have been spawned by one that outlives it."""
+        assert self._worker is not None, "spawn comes first"
+        start = time.perf_counter()
+        self._worker.wait_until_up()
+        self._loaded = self._worker.availability()
+        self.start_s = time.perf_counter() - start
 
     @property
     def worker(self) -> Worker:
-        """The open worker. Raises what ``Worker.start`` and ``Worker.open`` raise."""
+        """The worker with the artifact open. Raises what its three steps raise."""
         if self._worker is None:
-            start = time.perf_counter()
-            worker = Worker.start(
-                self.key.runtime,
-                log_dir=self.log_dir,
-                python=self.entry.python,
-                threads=self.threads,
-                memory_limit_bytes=_bytes(self.entry.memory_limit_gib),
-                timeout_s=self.entry.timeout,
-            )
-            try:
-                worker.open(self.artifact.folder, self.options)
-            except BaseException:
-                worker.kill()
-                raise
-            self._worker = worker
-            self.open_s = time.perf_counter() - start
+            self.spawn()
+        assert self._worker is not None
+        try:
+            if self._loaded is None:
+                self.load()
+            if not self._opened:
+                self.open_s = self._worker.open(self.artifact.folder, self.options).seconds
+                self._opened = True
+        except BaseException:
+            self.abandon()
+            raise
         return self._worker
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Distribution -> version of what the runtime stands on, once the worker is open."""
+        return dict(self._loaded.versions) if self._loaded else {}
 
     @property
     def options(self) -> SessionOptions:
@@ -89,13 +121,41 @@ class LiveSession:
     def abandon_if_dead(self, error: Exception) -> None:
         """After a crash, a timeout or a kill for memory the next use starts a new worker."""
         if isinstance(error, WorkerError) and self._worker is not None and self._worker.dead:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Kill the worker, if there is one."""
+        if self._worker is not None:
             self._worker.kill()
-            self._worker = None
+        self._worker, self._loaded, self._opened = None, None, False
 
     def close(self) -> None:
+        """End the worker in good order, if there is one."""
         if self._worker is not None:
             self._worker.close()
-            self._worker = None
+        self._worker, self._loaded, self._opened = None, None, False
+
+
+LOADING_AT_ONCE = 2
+"""Imports are bound by one core each; more at a time would only take more memory at once."""
+
+
+def load_together(sessions: Sequence[LiveSession]) -> None:
+    """Start the sessions' workers and let them import their libraries, two at a time.
+
+    Nothing is raised here: what went wrong comes again, and alone, from ``LiveSession.worker``.
+    """
+    with ThreadPoolExecutor(LOADING_AT_ONCE) as pool:
+        for session in sessions:
+            session.spawn()
+            pool.submit(_loaded_or_abandoned, session)
+
+
+def _loaded_or_abandoned(session: LiveSession) -> None:
+    try:
+        session.load()
+    except (InputError, Unsupported, WorkerError):
+        session.abandon()
 
 
 def _bytes(gib: float | None) -> int | None:

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from compile.artifact import Made
 from compile.errors import Corrupted, InputError
@@ -124,7 +125,7 @@ def _rebuild(family: str, origin: dict[str, Any], signature: Signature, folder: 
     if family == "transformer":
         from compile.models.transformer import Transformer
 
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutInitialisation():
             module = Transformer(TransformerConfig.from_json(origin["config"]))
         load_weights(module, folder / WEIGHTS)
         return module
@@ -137,6 +138,22 @@ def _rebuild(family: str, origin: dict[str, Any], signature: Signature, folder: 
 
         return rebuild_user(origin, signature, folder / WEIGHTS)
     raise InputError(f"{folder}: unknown family {family!r} of models")
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves tensors as they are where a module would draw their first values.
+
+    Drawing them on the meta device has no effect but to import torch's compiler, which takes
+    longer than everything else that opening a small model does.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _save_weights(module: nn.Module, path: Path) -> None:

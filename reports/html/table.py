@@ -44,7 +44,10 @@ _GROUPS = (
         "details",
         ("reason", "batch", "sequence", "past", "kind", "artifact_key", "block", "order"),
     ),
-    ("time", ("build_s", "open_s", "accuracy_s", "timed_s", "overhead_s", "finished_at")),
+    (
+        "time",
+        ("build_s", "start_s", "open_s", "accuracy_s", "timed_s", "overhead_s", "finished_at"),
+    ),
 )
 _ALWAYS = ("model", "recipe", "runtime", "attention", "workload", "device", "status")
 _SHOWN = (

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from compile.data import Batch
+from runtimes.likelihood import Answers
 from suites.tasks.examples import Examples
-from suites.tasks.scoring import Scores, cross_entropy, paired_resolution, prior_resolution
+from suites.tasks.scoring import Scores, paired_resolution, prior_resolution
 from suites.tasks.task import Task
 
 USUAL_FLIPS = 0.02
@@ -25,14 +26,13 @@ class Classification(Task):
     metric = "accuracy"
     higher_is_better = True
 
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+    def score(self, answers: Answers, labels: np.ndarray) -> Scores:
         """``correct`` (bool), ``predicted``, ``label`` (int64) and ``nll`` (float64, nats)."""
-        nll, predicted = cross_entropy(logits, labels)
         return {
-            "correct": predicted == labels,
-            "predicted": predicted,
+            "correct": answers.predicted == labels,
+            "predicted": answers.predicted,
             "label": labels,
-            "nll": nll,
+            "nll": answers.nll,
         }
 
     def summary(self, examples: Scores) -> dict[str, float]:

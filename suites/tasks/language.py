@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from compile.data import IGNORED, Batch
+from runtimes.likelihood import Answers
 from suites.tasks.examples import Examples
-from suites.tasks.scoring import Scores, cross_entropy, paired_resolution, prior_resolution
+from suites.tasks.scoring import Scores, paired_resolution, prior_resolution
 from suites.tasks.task import Task
 
 MASKED_SHARE = 0.15
@@ -28,12 +29,12 @@ class CausalLM(Task):
     metric = "bits_per_byte"
     higher_is_better = False
 
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+    def score(self, answers: Answers, labels: np.ndarray) -> Scores:
         """For each sequence: ``tokens`` asked, ``correct`` ones, ``nll`` (sum, nats) and the
         ``bytes`` of text that the asked tokens stand for."""
         asked = labels != IGNORED
         sizes = np.where(asked, self.data.token_bytes[np.where(asked, labels, 0)], 0)
-        return _sequence_scores(logits, labels) | {"bytes": sizes.sum(axis=1)}
+        return _sequence_scores(answers, labels) | {"bytes": sizes.sum(axis=1)}
 
     def summary(self, examples: Scores) -> dict[str, float]:
         """``bits_per_byte`` = nll / ln 2 / bytes, which does not depend on the tokenizer;
@@ -79,9 +80,9 @@ class MaskedLM(Task):
     metric = "accuracy"
     higher_is_better = True
 
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+    def score(self, answers: Answers, labels: np.ndarray) -> Scores:
         """For each sequence: ``tokens`` asked, ``correct`` ones and ``nll`` (sum, nats)."""
-        return _sequence_scores(logits, labels)
+        return _sequence_scores(answers, labels)
 
     def summary(self, examples: Scores) -> dict[str, float]:
         """``accuracy``, the share of masked tokens that were found; ``perplexity`` of those
@@ -137,11 +138,10 @@ class MaskedLM(Task):
         return (mask == 1) & ~np.isin(ids, self.data.vocabulary.special)
 
 
-def _sequence_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    nll, predicted = cross_entropy(logits, labels)
+def _sequence_scores(answers: Answers, labels: np.ndarray) -> Scores:
     asked = labels != IGNORED
     return {
         "tokens": asked.sum(axis=1),
-        "correct": (asked & (predicted == labels)).sum(axis=1),
-        "nll": nll.sum(axis=1),
+        "correct": (asked & (answers.predicted == labels)).sum(axis=1),
+        "nll": answers.nll.sum(axis=1),
     }

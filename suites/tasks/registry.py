@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 from dataclasses import asdict
 from functools import partial
@@ -46,7 +47,9 @@ def load_task(task: str | TaskEntry, base: Path | None = None) -> Task:
     return _users(task, base or Path())
 
 
+@functools.cache
 def _embedded(name: str) -> Task:
+    # Kept, because to know the data the whole library is read and hashed, half a second a time.
     for kind, task in TASKS.items():
         if kind == name:
             material = {"kind": kind, "corpus": standard_library().fingerprint}

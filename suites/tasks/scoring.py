@@ -7,39 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from compile.data import IGNORED
-
 Scores = dict[str, np.ndarray]
 """Columns of per-example results, each ``(examples,)``."""
-
-_ROWS = 2048
-"""Positions scored at once, so that a large vocabulary does not multiply the memory."""
-
-
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Negative log-likelihood in nats (float64) and prediction (int64) for each label.
-
-    ``logits`` has the shape ``labels.shape + (classes,)`` and any float dtype. Where a label is
-    ``IGNORED`` the likelihood term is 0 and the prediction ``IGNORED``. NaN logits give NaN.
-    Raises ValueError for shapes or labels that do not fit.
-    """
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"logits of shape {logits.shape} do not fit labels of {labels.shape}")
-    classes = logits.shape[-1]
-    asked = np.flatnonzero(labels.ravel() != IGNORED)
-    flat_logits, flat_labels = logits.reshape(-1, classes), labels.ravel()
-    if len(asked) and not 0 <= flat_labels[asked].min() <= flat_labels[asked].max() < classes:
-        raise ValueError(f"a label lies outside the {classes} classes of the logits")
-    nll = np.zeros(labels.size, np.float64)
-    predicted = np.full(labels.size, IGNORED, np.int64)
-    for start in range(0, len(asked), _ROWS):
-        rows = asked[start : start + _ROWS]
-        values = flat_logits[rows].astype(np.float32)
-        predicted[rows] = values.argmax(axis=1)
-        values -= values.max(axis=1, keepdims=True)
-        own = values[np.arange(len(rows)), flat_labels[rows]].astype(np.float64)
-        nll[rows] = np.log(np.exp(values).sum(axis=1, dtype=np.float64)) - own
-    return nll.reshape(labels.shape), predicted.reshape(labels.shape)
 
 
 def prior_resolution(examples: int, spread: float, confidence: float = 0.95) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from compile.data import Batch
 from compile.errors import InputError
 from compile.signature import Feeds, Signature
+from runtimes.likelihood import Answers
 from suites.tasks.examples import (
     Examples,
     exact_windows,
@@ -119,7 +120,7 @@ class Task(ABC):
         return self._tokens(list(rows))
 
     @abstractmethod
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> Scores:
+    def score(self, answers: Answers, labels: np.ndarray) -> Scores:
         """Results of each example of a batch, ready to be concatenated with the others'."""
 
     @abstractmethod

@@ -210,6 +210,7 @@ def _measured(
         "memory_waste_ratio": (reserved - used) / reserved,
         "memory_minimum_bytes": weights + batch * 128 * 24,
         "build_s": 2.1,
+        "start_s": 0.9,
         "open_s": 0.6,
         "accuracy_s": 3.3,
         "timed_s": 4.0,

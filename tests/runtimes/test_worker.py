@@ -332,6 +332,24 @@ def test_an_idle_worker_uses_no_cpu_after_a_block(
     assert cpu_seconds(worker.pid) - before < 0.02 * 0.5
 
 
+def test_a_worker_whose_threads_never_sleep_stands_still_between_requests(
+    opened: Callable[..., Worker], feeds: Feeds
+) -> None:
+    worker = opened(Behaviour(latency_ms=50, spins=True))
+    before = cpu_seconds(worker.pid)
+    worker.run(feeds)
+    during = cpu_seconds(worker.pid)
+    time.sleep(0.5)
+    assert cpu_seconds(worker.pid) == during
+    assert Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    assert during - before >= 0.02  # the thread does spin while it may
+    worker.close()
+
+
+def test_contract_names_the_allocator(opened: Callable[..., Worker]) -> None:
+    assert opened(Behaviour()).contract().allocator == "glibc, mmap 32 MiB, trim 64 MiB"
+
+
 def test_the_parent_uses_no_cpu_while_a_worker_works(
     opened: Callable[..., Worker], feeds: Feeds
 ) -> None:

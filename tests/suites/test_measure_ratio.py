@@ -8,7 +8,7 @@ from scipy import stats
 
 from suites.measure.loop import measure
 from suites.measure.plan import MeasurePlan
-from suites.measure.ratio import ratio_interval
+from suites.measure.ratio import ratio_interval, ratios
 
 
 class Drifting:
@@ -75,3 +75,39 @@ def test_ratio_is_none_without_three_common_rounds():
     rounds = {name: len(set(m.samples.round[~m.samples.warmup])) for name, m in found.items()}
     assert min(rounds.values()) < 3
     assert ratio_interval(found["a"], found["b"]) is None
+
+
+def test_ratios_of_all_pairs_are_those_of_each_pair(pair):
+    slow, fast = pair
+    found = ratios({"slow": slow, "fast": fast})
+    assert found == {
+        "slow": {"fast": ratio_interval(slow, fast)},
+        "fast": {"slow": ratio_interval(fast, slow)},
+    }
+
+
+class Shared:
+    """Calls on a machine that works at two speeds in turn, each for half a second: nobody's own
+    median is known, everybody's ratio is."""
+
+    time = 0.0
+
+    def __init__(self, call_ms, seed):
+        self.call_ms = call_ms
+        self.random = np.random.default_rng(seed)
+
+    def sample(self, calls, rewarm):
+        speed = 1.0 if Shared.time % 1.0 < 0.5 else 1.7
+        times = self.call_ms * speed * np.exp(0.02 * self.random.standard_normal(calls))
+        Shared.time += times.sum() / 1e3
+        return (times * 1e6).astype(np.int64)
+
+
+def test_ratio_is_known_where_the_machine_is_too_restless_for_a_median():
+    Shared.time = 0.0
+    samplers = {"slow": Shared(12.0, 1), "fast": Shared(10.0, 2)}
+    found = measure(samplers, MeasurePlan(drift_tolerance=10), 0, clock=lambda: Shared.time)
+    assert {m.stopped_by for m in found.values()} == {"time"}
+    ratio = ratios(found)["slow"]["fast"]
+    assert ratio.low <= 1.2 <= ratio.high
+    assert ratio.high / ratio.low < 1.2

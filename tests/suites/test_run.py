@@ -51,7 +51,7 @@ def test_row_says_the_known_latency(suite_file, tmp_path):
         ('fault = "nan"', "incorrect", "not finite"),
         ('fault = "wrong"', "incorrect", "signal to noise"),
         ('fault = "crash"\nfault_at = 30', "error", "SIGSEGV"),
-        ('fault = "hang"\nfault_at = 5', "timeout", "did not answer within 2 s"),
+        ('fault = "hang"\nfault_at = 5', "timeout", "did not answer within 5 s"),
         ('fault = "out-of-memory"\nfault_at = 10', "out-of-memory", "refused"),
         ('unavailable = "no such device"', "unsupported", "no such device"),
     ],
@@ -60,14 +60,17 @@ def test_failure_is_a_row_and_the_other_runtime_goes_on(
     suite_file, tmp_path, options, status, reason
 ):
     suite = suite_file(options, runtimes='["fake", "onnxruntime-cpu"]')
-    suite.write_text(suite.read_text().replace("timeout = 20.0", "timeout = 2.0"))
+    suite.write_text(suite.read_text().replace("timeout = 20.0", "timeout = 5.0"))
     run(str(suite), tmp_path / "out")
     rows = reports.load(tmp_path / "out").cells
     fake = rows[rows["runtime"] == "fake"]
     assert list(fake["status"]) == [status, status]
     assert fake["reason"].str.contains(reason).all()
     assert fake["latency_p50_ms"].isna().all()
-    assert list(rows[rows["runtime"] == "onnxruntime-cpu"]["status"]) == ["ok", "ok"]
+    # It was measured to the end; calls of microseconds may be restless on a busy machine.
+    other = rows[rows["runtime"] == "onnxruntime-cpu"]
+    assert set(other["status"]) <= {"ok", "not-stationary"}
+    assert (other["samples"] > 0).all()
 
 
 def test_resumed_run_measures_only_what_is_missing(suite_file, tmp_path):

@@ -14,13 +14,14 @@ from compile.data import IGNORED
 from compile.errors import InputError
 from compile.signature import Signature, TensorSpec
 from compile.train_settings import TrainSettings
+from runtimes.likelihood import answers
 from suites.tasks.classification import Classification
 from suites.tasks.corpus import standard_library
 from suites.tasks.examples import Examples, exact_windows, shuffled_batches
 from suites.tasks.language import CausalLM, MaskedLM
 from suites.tasks.prepared import Prepared, Vocabulary, load_prepared, save_prepared
 from suites.tasks.registry import load_task
-from suites.tasks.scoring import cross_entropy, paired_resolution, prior_resolution
+from suites.tasks.scoring import paired_resolution, prior_resolution
 from suites.tasks.task import Task
 
 NAMES = ("classification", "masked-lm", "causal-lm")
@@ -120,7 +121,7 @@ def test_bits_per_byte_equals_the_hand_computation() -> None:
     logs = log_softmax(logits)
     first = -(logs[0, 0, 5] + logs[0, 1, 6])
     second = -(logs[1, 0, 7] + logs[1, 1, 8] + logs[1, 2, 9])
-    scores = task.score(logits, batch.labels)
+    scores = task.score(answers(logits, batch.labels), batch.labels)
     np.testing.assert_allclose(scores["nll"], [first, second], rtol=1e-6)
     np.testing.assert_array_equal(scores["tokens"], [2, 3])
     np.testing.assert_array_equal(scores["bytes"], [5 + 6, 7 + 8 + 9])
@@ -133,7 +134,9 @@ def test_uniform_guesses_cost_twelve_bits_a_token_on_the_embedded_text() -> None
     task = load_task("causal-lm")
     batch = next(task.test(4))
     summary = task.summary(
-        task.score(np.zeros((*batch.labels.shape, 4096), np.float16), batch.labels)
+        task.score(
+            answers(np.zeros((*batch.labels.shape, 4096), np.float16), batch.labels), batch.labels
+        )
     )
     tokens = int((batch.labels != IGNORED).sum())
     covered = sum(len(text.encode()) for text in _texts(batch.labels))
@@ -166,38 +169,12 @@ def test_classification_scores_equal_float64() -> None:
     task = small_task(Classification, [[1, 5], [1, 6], [1, 7]], [0, 2, 1])
     logits = np.array([[3.0, 1.0, 0.0], [90.0, -90.0, 88.0], [0.0, 1.0, 1.0]], np.float32)
     labels = next(task.test(3)).labels
-    scores = task.score(logits, labels)
+    scores = task.score(answers(logits, labels), labels)
     np.testing.assert_array_equal(scores["correct"], [True, False, True])
     np.testing.assert_array_equal(scores["predicted"], [0, 0, 1])
     expected = -log_softmax(logits)[np.arange(3), labels]
     np.testing.assert_allclose(scores["nll"], expected, rtol=1e-6)
     assert task.summary(scores) == pytest.approx({"accuracy": 2 / 3, "nll": expected.mean()})
-
-
-def test_cross_entropy_equals_float64_when_there_are_more_rows_than_one_chunk() -> None:
-    random = np.random.default_rng(1)
-    logits = random.normal(0, 8, (3, 1000, 7)).astype(np.float16)
-    labels = random.integers(0, 7, (3, 1000))
-    labels[random.random((3, 1000)) < 0.2] = IGNORED
-    nll, predicted = cross_entropy(logits, labels)
-    asked = labels != IGNORED
-    logs = np.take_along_axis(log_softmax(logits), np.where(asked, labels, 0)[..., None], -1)[
-        ..., 0
-    ]
-    np.testing.assert_allclose(nll, np.where(asked, -logs, 0), atol=1e-5)
-    np.testing.assert_array_equal(predicted, np.where(asked, logits.argmax(-1), IGNORED))
-
-
-def test_cross_entropy_is_nan_when_the_logits_are() -> None:
-    nll, _ = cross_entropy(np.array([[np.nan, 0.0], [0.0, 0.0]], np.float32), np.array([1, 1]))
-    assert np.isnan(nll[0])
-    assert nll[1] == pytest.approx(math.log(2))
-
-
-@pytest.mark.parametrize("labels", [np.array([0, 3]), np.array([0, -1]), np.array([0])])
-def test_cross_entropy_refuses_labels_that_do_not_fit(labels: np.ndarray) -> None:
-    with pytest.raises(ValueError):
-        cross_entropy(np.zeros((2, 3)), labels)
 
 
 def test_resolution_equals_the_formulas_by_hand() -> None:
