@@ -6,7 +6,7 @@ trained (distilled, pruned) torch model before any change of format, run by torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ import numpy as np
 from compile.errors import Incorrect
 from compile.signature import Feeds
 from quantize.recipe import Tolerance
+
+CHUNK = 1 << 20
+"""Elements compared at once."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,16 @@ def compare(outputs: Sequence[Feeds], references: Sequence[Feeds]) -> Fidelity:
                 f"output {name!r} has shape {actual.shape}, the reference {expected.shape}"
             )
         _require_finite({f"reference {name}": expected})
-        actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-        delta = actual - expected
-        difference += float(np.sum(delta**2))
-        reference_power += float(np.sum(expected**2))
-        largest_difference = max(largest_difference, float(np.abs(delta).max(initial=0.0)))
-        largest_reference = max(largest_reference, float(np.abs(expected).max(initial=0.0)))
-        if expected.ndim >= 2 and expected.shape[-1] > 1:
-            agreements.append((actual.argmax(-1) == expected.argmax(-1)).ravel())
-            divergences.append(kl_divergence(expected, actual).ravel())
+        are_logits = expected.ndim >= 2 and expected.shape[-1] > 1
+        for have, want in zip(_chunks(actual), _chunks(expected), strict=True):
+            delta = have - want
+            difference += float(np.sum(delta**2))
+            reference_power += float(np.sum(want**2))
+            largest_difference = max(largest_difference, float(np.abs(delta).max(initial=0.0)))
+            largest_reference = max(largest_reference, float(np.abs(want).max(initial=0.0)))
+            if are_logits:
+                agreements.append(have.argmax(-1) == want.argmax(-1))
+                divergences.append(kl_divergence(want, have))
     relative = float(np.sqrt(difference / reference_power)) if reference_power else difference
     return Fidelity(
         max_abs_error=largest_difference,
@@ -102,12 +106,20 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
 
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in float64 as rows along its last axis, a few at a time: whole logits of a large
+    vocabulary would be gigabytes."""
+    rows = array.reshape(-1, array.shape[-1]) if array.ndim and array.size else array.reshape(1, -1)
+    step = max(1, CHUNK // max(1, rows.shape[-1]))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step].astype(np.float64)
+
+
 def _require_finite(outputs: Mapping[str, np.ndarray]) -> None:
     for name, array in outputs.items():
         if array.dtype.kind in "iub":
             continue
         # bfloat16 is no kind of float to NumPy, which is why all but integers are looked at.
-        finite = np.isfinite(array.astype(np.float64))
-        if not finite.all():
-            bad = int(array.size - finite.sum())
+        bad = sum(int((~np.isfinite(part)).sum()) for part in _chunks(array))
+        if bad:
             raise Incorrect(f"output {name!r} has {bad} of {array.size} values that are not finite")
