@@ -91,6 +91,10 @@ class RunStore:
             (folder / JOURNAL).mkdir(exist_ok=True)
         store = cls(folder, _locked(folder))
         if run is not None:
+            # Merged from the journal, which is about to grow: should this session be killed, the
+            # tables of the one before must not pass for the run's.
+            for table in (CELLS, SAMPLES_FILE, EXAMPLES_FILE):
+                (folder / table).unlink(missing_ok=True)
             again = {key: value for key, value in run.items() if key != "suite_text"}
             store._write_run({**kept, "resumed": [*kept.get("resumed", []), again]})
         return store

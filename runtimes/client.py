@@ -331,6 +331,11 @@ class Worker:
             body, arrays = self._channel.receive(timeout_s)
         except PeerGone:
             self._fail_gone()
+        except WireError as error:
+            # Where in the stream the next message begins is not known any more.
+            self.kill()
+            self._end = WorkerCrashed(f"{self.runtime} sent what cannot be read: {error}")
+            raise self._end from error
         except TimeoutError:
             self._fail_late(timeout_s)
         self._stop()

@@ -145,7 +145,8 @@ class OnnxRuntimeSession:
         self._signature = read_signature(str(folder))
         threads_before = _os_threads()
         self._session = self._open(self._session_options())
-        self._verify_threads(_os_threads() - threads_before)
+        # By identity: a library's short-lived threads may end meanwhile.
+        self._verify_threads(len(_os_threads() - threads_before))
         _check_names(self._session, self._signature)
         self._last: Feeds | None = None
 
@@ -302,8 +303,9 @@ def _installed(distribution: str) -> str | None:
         return None
 
 
-def _os_threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+def _os_threads() -> frozenset[str]:
+    """The ids of this process's threads."""
+    return frozenset(task.name for task in Path("/proc/self/task").iterdir())
 
 
 def _device_id(device: str, provider: str) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from suites.suite import Cell
 
+CGROUP = Path("/sys/fs/cgroup")
 SHARE_OF_MEMORY = 0.6
 """Of what is available when the run starts: the rest is the page cache's and the user's."""
 
@@ -44,7 +46,7 @@ def blocks(
     its own: it may still work, and what it says if it does not belongs into its row.
     """
     if budget is None:
-        budget = int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+        budget = int(available_memory() * SHARE_OF_MEMORY)
     result: list[list[SessionKey]] = []
     used = budget + 1
     for key in keys:
@@ -55,6 +57,17 @@ def blocks(
         result[-1].append(key)
         used += size
     return result
+
+
+def available_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes that may still be taken: the machine's, or what a container's limit leaves of them."""
+    machine = psutil.virtual_memory().available
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return machine
+    return min(machine, max(0, limit - used))
 
 
 def session_bytes(artifact_bytes: int, runtime: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,13 @@ from suites.blocks import SessionKey, blocks, session_bytes
 from suites.build import Builder, BuildRequest
 from suites.phase import run_phase
 from suites.progress import Display
-from suites.scoring import ScoreCache, Scored, Scorer
+from suites.scorer import ScoreCache, Scorer
 from suites.sessions import LiveSession, load_together
 from suites.suite import Cell, ModelEntry, Suite
 from suites.tasks.task import Task
 from suites.workload import load_examples, workload_feeds
 
 FP32 = Recipe(name="fp32")
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the builds of one recipe are held against."""
-
-    outputs: dict[str, Feeds]
-    """By workload: what the recipe's function gives in fp32."""
-    scored: Scored | None
-    """The test split through the fp32 model that no pass has touched; None without a task."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,9 @@ class ModelRun:
         recorder: RunStore,
         display: Display,
         logs: Path,
+        versions: Mapping[str, Mapping[str, str]],
     ) -> None:
+        """``versions`` are those of the distributions that each runtime stands on."""
         self._suite = suite
         self._subject = subject
         self._cells = list(cells)
@@ -73,7 +66,8 @@ class ModelRun:
         self._recorder = recorder
         self._display = display
         self._logs = logs
-        self._scorer = Scorer(subject.task, ScoreCache(store.root.parent / "scores"), display.stage)
+        self._scores = ScoreCache(store.root.parent / "scores")
+        self._versions = versions
         self._workloads = tuple(dict.fromkeys(cell.workload for cell in cells))
         self._user_examples: Feeds | None = None
         self._random = random.Random(f"{suite.file.seed}/{subject.name}")
@@ -88,22 +82,21 @@ class ModelRun:
             self._check_workloads(base)
             artifacts = self._artifacts()
             truths = self._truths(base, {key.recipe for key in artifacts})
+            scored = self._scored(base, artifacts)
         except rows.FAILURES as error:
             # Without the fp32 model or its outputs nothing can be said of any build of it.
-            for cell in self._cells:
-                if cell not in self._recorded:
-                    self._record(cell, rows.failure(error))
+            self._fail([cell for cell in self._cells if cell not in self._recorded], error)
             return
         finally:
             self._builder.close()
-        keys = list(artifacts)
+        keys = [key for key in scored if key.recipe in truths]
         self._random.shuffle(keys)
 
         def size(key: SessionKey) -> int:
             return session_bytes(artifacts[key].bytes, key.runtime)
 
         for number, block in enumerate(blocks(keys, size)):
-            sessions = [self._session(key, artifacts[key]) for key in block]
+            sessions = [self._session(key, artifacts[key], scored[key]) for key in block]
             try:
                 self._measure_block(f"{self._subject.name}-{number}", sessions, truths)
             finally:
@@ -120,6 +113,7 @@ class ModelRun:
         """Every session's artifact; a build that fails gives its cells their rows at once."""
         built: dict[tuple[str, Kind], Artifact | Exception] = {}
         artifacts = {}
+        self._measure_fp32()
         for key in dict.fromkeys(SessionKey.of(cell) for cell in self._cells):
             kind = self._kind(key)
             if (key.recipe, kind) not in built:
@@ -131,9 +125,15 @@ class ModelRun:
             if isinstance(result, Artifact):
                 artifacts[key] = result
             else:
-                for cell in self._cells_of(key):
-                    self._record(cell, rows.failure(result))
+                self._fail(self._cells_of(key), result)
         return artifacts
+
+    def _measure_fp32(self) -> None:
+        """The bytes of the fp32 build of each kind, which those of the others are compared with,
+        whether or not it has cells of its own in this run."""
+        for kind in {self._kind(SessionKey.of(cell)) for cell in self._cells}:
+            with contextlib.suppress(*rows.FAILURES):
+                self._build(FP32, kind)
 
     def _kind(self, key: SessionKey) -> Kind:
         """The kind that a runtime opens; of several, the one that the model came as."""
@@ -154,33 +154,78 @@ class ModelRun:
             self._fp32_bytes[kind] = artifact.bytes
         return artifact
 
-    def _truths(self, base: Artifact, recipes: set[str]) -> dict[str, Truth]:
-        """What each recipe's builds are held against. A recipe that makes another function on
-        purpose (a student, a pruned model) is held to that function in fp32; what it costs in
-        accuracy is counted against the base all the same."""
-        runtime = self._suite.file.reference or (
-            "onnxruntime-cpu" if base.kind == "onnx" else "torch-eager"
-        )
-        key = SessionKey(self._subject.name, FP32.name, runtime, "default", "cpu")
+    def _truths(self, base: Artifact, recipes: set[str]) -> dict[str, dict[str, Feeds]]:
+        """By recipe and workload: the outputs that its builds are held against. A recipe that
+        makes another function on purpose (a student, a pruned model) is held to that function in
+        fp32; what it costs in accuracy is counted against the base all the same."""
         references = {FP32.name: base}
         for name in sorted(recipes - {FP32.name}):
             trained = self._suite.recipes[name].trained_part()
             references[name] = self._build(trained, base.kind) if trained.passes else base
-        sessions = {a.key: self._session(key, a) for a in references.values()}
-        outputs: dict[str, dict[str, Feeds]] = {}
+        sessions = {a.key: self._session(self._reference(base), a) for a in references.values()}
         self._display.stage(f"reference outputs of {self._subject.name}")
+        outputs: dict[str, dict[str, Feeds] | Exception] = {}
         try:
             load_together(list(sessions.values()))
-            scored = self._scorer.score(sessions[base.key])
             for made, session in sessions.items():
-                outputs[made] = {
-                    workload: session.worker.run(given)
-                    for workload, given in self._feeds(session.artifact.signature).items()
-                }
+                outputs[made] = self._outputs(session)
         finally:
             for session in sessions.values():
                 session.close()
-        return {name: Truth(outputs[a.key], scored) for name, a in references.items()}
+        truths = {}
+        for name, artifact in references.items():
+            found = outputs[artifact.key]
+            if not isinstance(found, Exception):
+                truths[name] = found
+            elif artifact is base:
+                raise found
+            else:
+                self._fail([cell for cell in self._cells if cell.recipe == name], found)
+        return truths
+
+    def _outputs(self, session: LiveSession) -> dict[str, Feeds] | Exception:
+        try:
+            return {
+                workload: session.worker.run(given)
+                for workload, given in self._feeds(session.artifact.signature).items()
+            }
+        except rows.FAILURES as error:
+            return error
+
+    def _reference(self, base: Artifact) -> SessionKey:
+        """The fp32 session that everything is held against."""
+        runtime = self._suite.file.reference or (
+            "onnxruntime-cpu" if base.kind == "onnx" else "torch-eager"
+        )
+        return SessionKey(self._subject.name, FP32.name, runtime, "default", "cpu")
+
+    def _scored(
+        self, base: Artifact, artifacts: Mapping[SessionKey, Artifact]
+    ) -> dict[SessionKey, dict[str, Any]]:
+        """The accuracy columns of each session, its examples recorded; those without a task have
+        none. A session that cannot be scored gives its cells their rows and is left out."""
+        task = self._subject.task
+        if task is None:
+            return {key: {} for key in artifacts}
+        scorer = Scorer(task, self._scores, self._versions, self._display.stage)
+        reference = self._session(self._reference(base), base)
+        sessions = [self._session(key, artifact) for key, artifact in artifacts.items()]
+        (truth, _), *results = scorer.score([reference, *sessions])
+        if isinstance(truth, Exception):
+            raise truth
+        columns = {}
+        for session, (scored, seconds) in zip(sessions, results, strict=True):
+            if isinstance(scored, Exception):
+                self._fail(self._cells_of(session.key), scored, self._size(session.artifact))
+                continue
+            columns[session.key] = {
+                **scoring.columns(task, scored, truth),
+                "accuracy_s": seconds,
+            }
+            self._recorder.record_examples(
+                {**asdict(session.key), "task": task.name}, scoring.stored_examples(scored, truth)
+            )
+        return columns
 
     # Inputs.
 
@@ -211,21 +256,25 @@ class ModelRun:
 
     # Opening and measuring.
 
-    def _session(self, key: SessionKey, artifact: Artifact) -> LiveSession:
+    def _session(
+        self, key: SessionKey, artifact: Artifact, columns: dict[str, Any] | None = None
+    ) -> LiveSession:
         entry = self._suite.runtime(key.runtime)
         recipe = self._suite.recipes.get(key.recipe, FP32)
         threads = entry.threads or self._suite.threads
-        return LiveSession(key, artifact, recipe.tolerance, entry, threads, self._logs)
+        session = LiveSession(key, artifact, recipe.tolerance, entry, threads, self._logs)
+        session.columns = {**self._size(artifact), **(columns or {})}
+        return session
 
     def _measure_block(
         self,
         block: str,
         sessions: Sequence[LiveSession],
-        truths: dict[str, Truth],
+        truths: Mapping[str, Mapping[str, Feeds]],
     ) -> None:
         self._display.stage(f"starting {len(sessions)} workers")
         load_together(sessions)
-        opened = [s for s in sessions if self._opened(s, block, truths[s.key.recipe])]
+        opened = [session for session in sessions if self._opened(session, block)]
         names = list(self._workloads)
         self._random.shuffle(names)
         for name in names:
@@ -236,12 +285,11 @@ class ModelRun:
                 if cell.workload == name
             ]
             feeds = {s.key: self._feed(name, s.artifact.signature) for s, _ in pairs}
-            references = {recipe: truth.outputs[name] for recipe, truth in truths.items()}
             for outcome in run_phase(
                 pairs,
                 self._suite.file.workloads[name],
                 feeds,
-                references,
+                {recipe: outputs[name] for recipe, outputs in truths.items()},
                 self._suite.plan,
                 self._random.getrandbits(32),
                 self._display.stage,
@@ -257,34 +305,33 @@ class ModelRun:
                 }
                 self._record(outcome.cell, columns, outcome.samples)
 
-    def _opened(self, session: LiveSession, block: str, truth: Truth) -> bool:
-        """Open a session and score it; where that fails, all its cells get their rows."""
+    def _opened(self, session: LiveSession, block: str) -> bool:
+        """Open a session; where that fails, all its cells get their rows."""
         self._display.stage(f"opening {session.key.label}")
-        artifact = session.artifact
-        session.columns = {
-            **rows.size(artifact, self._fp32_bytes.get(artifact.kind)),
-            "block": block,
-            "build_s": self._build_s.get(artifact.key, 0.0),
-        }
+        session.columns["block"] = block
         try:
             _ = session.worker
-            start = time.perf_counter()
-            scored = self._scorer.score(session)
-            if scored is not None and truth.scored is not None and self._subject.task is not None:
-                session.columns |= scoring.columns(self._subject.task, scored, truth.scored)
-                self._record_examples(session, scored, truth.scored)
-            session.columns["accuracy_s"] = time.perf_counter() - start
         except rows.FAILURES as error:
-            session.abandon_if_dead(error)
-            for cell in self._cells_of(session.key):
-                self._record(cell, {**session.columns, **rows.failure(error)})
+            self._fail(self._cells_of(session.key), error, session.columns)
             return False
         return True
+
+    def _size(self, artifact: Artifact) -> dict[str, Any]:
+        return {
+            **rows.size(artifact, self._fp32_bytes.get(artifact.kind)),
+            "build_s": self._build_s.get(artifact.key, 0.0),
+        }
 
     # Recording.
 
     def _cells_of(self, key: SessionKey) -> list[Cell]:
         return [cell for cell in self._cells if SessionKey.of(cell) == key]
+
+    def _fail(
+        self, cells: Sequence[Cell], error: Exception, columns: Mapping[str, Any] | None = None
+    ) -> None:
+        for cell in cells:
+            self._record(cell, {**(columns or {}), **rows.failure(error)})
 
     def _record(
         self, cell: Cell, columns: dict[str, Any], samples: dict[str, np.ndarray] | None = None
@@ -295,8 +342,3 @@ class ModelRun:
         self._recorded.add(cell)
         self._order += 1
         self._display.advance(cell.label, row["status"])
-
-    def _record_examples(self, session: LiveSession, scored: Scored, reference: Scored) -> None:
-        assert self._subject.task is not None, "only a task gives examples"
-        axes = {**asdict(session.key), "task": self._subject.task.name}
-        self._recorder.record_examples(axes, scoring.stored_examples(scored, reference))

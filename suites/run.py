@@ -23,7 +23,7 @@ from runtimes import doctor, registry
 from suites.build import Builder
 from suites.model_run import ModelRun, Subject
 from suites.progress import Display
-from suites.suite import AVAILABLE, Cell, Suite, load_suite, read_suite
+from suites.suite import AVAILABLE, Cell, Suite, SuiteFile, load_suite, read_suite
 from suites.tasks.registry import load_task
 
 LOG_COLUMNS = 120
@@ -57,7 +57,7 @@ def run(
     with console.status("looking at this machine"):
         environment = doctor.environment()
         pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
-        survey = dict(doctor.survey(pythons, _asked_runtimes(file.matrix.runtime)))
+        survey = dict(doctor.survey(pythons, _asked_runtimes(file)))
     available = [name for name, found in survey.items() if found.available]
     suite = load_suite(reference, available, cuda=bool(environment["gpus"]))
     cells = suite.only(only) if only else suite.cells
@@ -69,7 +69,8 @@ def run(
         _clear(out, suite)
     recorder = RunStore.resume(out, facts) if resume else RunStore.create(out, facts)
     with recorder:
-        _measure(suite, cells, models, recorder, out, console)
+        versions = {name: found.versions for name, found in survey.items()}
+        _measure(suite, cells, models, recorder, out, console, versions)
         statuses = [row["status"] for row in recorder.rows()]
         recorder.finish()
     reports.write(out)
@@ -90,6 +91,7 @@ def _measure(
     recorder: RunStore,
     out: Path,
     console: Console,
+    versions: Mapping[str, Mapping[str, str]],
 ) -> None:
     done = recorder.finished()
     waiting = [cell for cell in cells if cell.id not in done]
@@ -102,12 +104,25 @@ def _measure(
             mine = [cell for cell in waiting if cell.model == name]
             if mine:
                 ModelRun(
-                    suite, subject, mine, store, builder, recorder, display, out / "logs"
+                    suite,
+                    subject,
+                    mine,
+                    store,
+                    builder,
+                    recorder,
+                    display,
+                    out / "logs",
+                    versions,
                 ).run()
 
 
-def _asked_runtimes(matrix: list[str]) -> list[str]:
-    return registry.names() if matrix == [AVAILABLE] else matrix
+def _asked_runtimes(file: SuiteFile) -> list[str]:
+    """The matrix's runtimes, and those that references may run on."""
+    asked = file.matrix.runtime
+    if asked == [AVAILABLE]:
+        return registry.names()
+    references = [file.reference] if file.reference else ["torch-eager", "onnxruntime-cpu"]
+    return list(dict.fromkeys([*asked, *(extra.runtime for extra in file.include), *references]))
 
 
 def _subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:

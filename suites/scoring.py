@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from compile.errors import Incorrect
 from compile.signature import Feeds
-from runtimes import registry
 from runtimes.likelihood import Answers
 from suites.correctness import kl_divergence
 from suites.measure.paired import paired_interval
-from suites.sessions import LiveSession
 from suites.tasks.scoring import Scores
 from suites.tasks.task import Task
 
@@ -131,78 +123,3 @@ def _share_correct(examples: Scores) -> np.ndarray:
     if "tokens" in examples:
         return examples["correct"] / np.maximum(examples["tokens"], 1)
     return examples["correct"].astype(bool)
-
-
-class ScoreCache:
-    """Scores by what decides them: the artifact, the runtime with its versions and options, the
-    data. They are deterministic, so that a second run need not compute them again; times never
-    are, and are never kept."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def get(self, key: str) -> Scored | None:
-        try:
-            with np.load(self._root / f"{key}.npz", allow_pickle=False) as file:
-                arrays = dict(file)
-        except (OSError, ValueError, BadZipFile, KeyError, EOFError):
-            return None
-        logits = arrays.pop("__logits__", None)
-        return Scored(arrays, logits) if arrays else None
-
-    def put(self, key: str, scores: Scored) -> None:
-        arrays = dict(scores.examples)
-        if scores.logits is not None:
-            arrays["__logits__"] = scores.logits
-        draft = self._root / f".{key}.{os.getpid()}.npz"
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(draft, allow_pickle=False, **arrays)
-            draft.replace(self._root / f"{key}.npz")
-        except OSError:
-            return  # A full disk costs the next run some seconds, and must not end this one.
-        finally:
-            draft.unlink(missing_ok=True)
-
-    @staticmethod
-    def key(**parts: Mapping[str, Any] | str | int) -> str:
-        text = json.dumps(parts, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-class Scorer:
-    """Scores sessions on a task's test split, each (artifact, runtime, options) once."""
-
-    def __init__(
-        self, task: Task | None, cache: ScoreCache, progress: Callable[[str, float], None]
-    ) -> None:
-        self._task = task
-        self._cache = cache
-        self._progress = progress
-
-    def score(self, session: LiveSession) -> Scored | None:
-        """The session's scores; None without a task. Raises what the worker raises, and
-        Incorrect for logits that are not finite."""
-        if self._task is None:
-            return None
-        worker = session.worker
-        key = ScoreCache.key(
-            artifact=session.artifact.key,
-            task=self._task.fingerprint,
-            runtime=session.key.runtime,
-            options=asdict(session.options),
-            versions=session.versions,
-            machine=platform.processor() or platform.machine(),
-        )
-        scored = self._cache.get(key)
-        if scored is None:
-            task = self._task.for_signature(session.artifact.signature)
-            label = f"scoring {session.key.label}"
-            scored = score(
-                task,
-                worker.answer,
-                one_shape=registry.entry(session.key.runtime).compiles_shapes,
-                progress=lambda done: self._progress(label, done),
-            )
-            self._cache.put(key, scored)
-        return scored

@@ -16,7 +16,7 @@ from compile.errors import InputError, Unsupported
 from compile.signature import Feeds
 from quantize.recipe import Tolerance
 from runtimes.client import Worker, WorkerError
-from runtimes.session import Availability, SessionOptions
+from runtimes.session import SessionOptions
 from suites import rows
 from suites.blocks import SessionKey
 from suites.correctness import compare, require
@@ -44,8 +44,10 @@ class LiveSession:
     """Opening the artifact, by the worker's clock, the last time."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What all cells of the session share in their rows."""
+    _call_s: float = 0.0
+    """How long one call took on average, when it was last sampled."""
     _worker: Worker | None = None
-    _loaded: Availability | None = None
+    _loaded: bool = False
     _opened: bool = False
 
     def spawn(self) -> None:
@@ -65,7 +67,8 @@ class LiveSession:
         assert self._worker is not None, "spawn comes first"
         start = time.perf_counter()
         self._worker.wait_until_up()
-        self._loaded = self._worker.availability()
+        self._worker.availability()
+        self._loaded = True
         self.start_s = time.perf_counter() - start
 
     @property
@@ -75,7 +78,7 @@ class LiveSession:
             self.spawn()
         assert self._worker is not None
         try:
-            if self._loaded is None:
+            if not self._loaded:
                 self.load()
             if not self._opened:
                 self.open_s = self._worker.open(self.artifact.folder, self.options).seconds
@@ -85,10 +88,11 @@ class LiveSession:
             raise
         return self._worker
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """Distribution -> version of what the runtime stands on, once the worker is open."""
-        return dict(self._loaded.versions) if self._loaded else {}
+    def apart(self, threads: int) -> LiveSession:
+        """Another session of the same build on the same runtime, in a worker of its own."""
+        return LiveSession(
+            self.key, self.artifact, self.tolerance, self.entry, threads, self.log_dir
+        )
 
     @property
     def options(self) -> SessionOptions:
@@ -116,7 +120,13 @@ class LiveSession:
 
     def sample(self, calls: int, rewarm: int) -> np.ndarray:
         """The measuring loop's ``Sampler``."""
-        return self.worker.sample(calls, unrecorded=rewarm).ns
+        # The timeout is meant for one call; a block of slow ones takes several times as long.
+        expected = (calls + rewarm) * self._call_s
+        samples = self.worker.sample(
+            calls, unrecorded=rewarm, timeout_s=self.entry.timeout + 3 * expected
+        )
+        self._call_s = float(samples.ns.mean()) / 1e9
+        return samples.ns
 
     def abandon_if_dead(self, error: Exception) -> None:
         """After a crash, a timeout or a kill for memory the next use starts a new worker."""
@@ -127,13 +137,13 @@ class LiveSession:
         """Kill the worker, if there is one."""
         if self._worker is not None:
             self._worker.kill()
-        self._worker, self._loaded, self._opened = None, None, False
+        self._worker, self._loaded, self._opened = None, False, False
 
     def close(self) -> None:
         """End the worker in good order, if there is one."""
         if self._worker is not None:
             self._worker.close()
-        self._worker, self._loaded, self._opened = None, None, False
+        self._worker, self._loaded, self._opened = None, False, False
 
 
 LOADING_AT_ONCE = 2

@@ -1,0 +1,142 @@
+"""Every session's results on the task's test split, each in a worker that is never timed.
+
+Scoring makes thousands of calls of many shapes, for which runtimes keep kernels and memory. In a
+worker of its own it leaves no trace in the session that is measured, whether the scores were
+computed in this run or found from an earlier one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from runtimes import registry
+from suites import rows
+from suites.scoring import Scored, score
+from suites.sessions import LiveSession
+from suites.tasks.task import Task
+
+AT_ONCE = 2
+"""Workers that score side by side, the cores shared among them: two small models on a thread each
+are faster than one on two, and one imports its libraries while the other computes."""
+
+
+class ScoreCache:
+    """Scores by what decides them: the artifact, the runtime with its versions and options, the
+    data. They are deterministic, so that a second run need not compute them again; times never
+    are, and are never kept."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, key: str) -> Scored | None:
+        try:
+            with np.load(self._root / f"{key}.npz", allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, BadZipFile, KeyError, EOFError):
+            return None
+        logits = arrays.pop("__logits__", None)
+        return Scored(arrays, logits) if arrays else None
+
+    def put(self, key: str, scores: Scored) -> None:
+        arrays = dict(scores.examples)
+        if scores.logits is not None:
+            arrays["__logits__"] = scores.logits
+        draft = self._root / f".{key}.{os.getpid()}.npz"
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(draft, allow_pickle=False, **arrays)
+            draft.replace(self._root / f"{key}.npz")
+        except OSError:
+            return  # A full disk costs the next run some seconds, and must not end this one.
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @staticmethod
+    def key(**parts: Mapping[str, Any] | str | int) -> str:
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Scorer:
+    """Scores sessions on a task's test split, each (artifact, runtime, options) once."""
+
+    def __init__(
+        self,
+        task: Task,
+        cache: ScoreCache,
+        versions: Mapping[str, Mapping[str, str]],
+        progress: Callable[[str, float], None],
+    ) -> None:
+        """``versions`` are those of the distributions that each runtime stands on."""
+        self._task = task
+        self._cache = cache
+        self._versions = versions
+        self._progress = progress
+
+    def score(self, sessions: Sequence[LiveSession]) -> list[tuple[Scored | Exception, float]]:
+        """Each session's scores, or what ended their computation, and the seconds it took.
+
+        The sessions themselves are not opened. Raises InputError only.
+        """
+        apart = [session.apart(max(1, session.threads // AT_ONCE)) for session in sessions]
+        keys = [self._key(session) for session in apart]
+        once = dict(zip(keys, apart, strict=True))
+        results: dict[str, tuple[Scored | Exception, float]] = {
+            key: (found, 0.0) for key in once if (found := self._cache.get(key)) is not None
+        }
+        missing = [key for key in once if key not in results]
+        done = dict.fromkeys(missing, 0.0)
+
+        def compute(key: str) -> tuple[Scored | Exception, float]:
+            def progress(fraction: float) -> None:
+                done[key] = fraction
+                share = sum(done.values()) / len(done)
+                self._progress(f"scoring {len(done)} builds", share)
+
+            start = time.perf_counter()
+            outcome = self._scored(once[key], progress)
+            if isinstance(outcome, Scored):
+                self._cache.put(key, outcome)
+            return outcome, time.perf_counter() - start
+
+        # A worker dies with the thread that spawned it: each is spawned and closed in one call.
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            results |= dict(zip(missing, pool.map(compute, missing), strict=True))
+        return [results[key] for key in keys]
+
+    def _scored(
+        self, session: LiveSession, progress: Callable[[float], None]
+    ) -> Scored | Exception:
+        try:
+            return score(
+                self._task.for_signature(session.artifact.signature),
+                session.worker.answer,
+                one_shape=registry.entry(session.key.runtime).compiles_shapes,
+                progress=progress,
+            )
+        except rows.FAILURES as error:
+            return error
+        finally:
+            session.close()
+
+    def _key(self, session: LiveSession) -> str:
+        return ScoreCache.key(
+            artifact=session.artifact.key,
+            task=self._task.fingerprint,
+            runtime=session.key.runtime,
+            options=asdict(session.options),
+            versions=self._versions.get(session.key.runtime, {}),
+            machine=platform.processor() or platform.machine(),
+        )
