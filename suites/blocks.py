@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from suites.suite import Cell
+from suites.cell import Cell
 
 SHARE_OF_MEMORY = 0.6
 """Of what is available when the run starts: the rest is the page cache's and the user's."""

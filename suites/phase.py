@@ -13,12 +13,13 @@ from compile.errors import InputError
 from compile.signature import Feeds
 from suites import rows
 from suites.blocks import SessionKey
+from suites.cell import Cell
 from suites.measure.loop import Progress, measure
 from suites.measure.measurement import Measurement
 from suites.measure.plan import MeasurePlan
 from suites.measure.ratio import ratio_interval
 from suites.sessions import LiveSession
-from suites.suite import Cell, Workload
+from suites.suite_file import Workload
 
 THROUGHPUT_S = 0.25
 THROUGHPUT_CALLS = 5
