@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import build_name, within
+from reports.decision import within
 from reports.figures.marks import COLOURS, Marks
 from reports.figures.scale import Scale
 from reports.figures.strips import (
@@ -19,6 +19,7 @@ from reports.figures.strips import (
     whisker,
 )
 from reports.figures.svg import Markup, element, join
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 

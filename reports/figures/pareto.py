@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import build_name
 from reports.figures.cost import COSTS, DROP, Cost
 from reports.figures.labels import Box, place_label, text_width
 from reports.figures.marks import COLOURS, Marks
@@ -15,6 +14,7 @@ from reports.figures.scale import Scale, positive_scale, round_up, tick_text
 from reports.figures.strips import build_label
 from reports.figures.svg import Markup, element, join
 from reports.pareto import pareto_front
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import Decision, build_name
+from reports.decision import Decision
 from reports.figures.svg import Markup, element, join
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 
