@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from compile.errors import InputError, Unsupported
 from compile.signature import Signature
-from runtimes import onnx_runtime
+from runtimes import onnx_proof, onnx_runtime
 from runtimes.client import Worker
 from runtimes.onnx_runtime import OnnxRuntimeCpu, OnnxRuntimeSession
 from runtimes.session import SessionOptions
@@ -246,10 +246,10 @@ def test_availability_refuses_two_packages_that_overwrite_each_other(
 
 def test_nodes_that_another_provider_ran_are_named_as_fallback() -> None:
     counts = Counter({"Gather": 3, "Shape": 2})
-    assert onnx_runtime._elsewhere(counts, "CUDAExecutionProvider") == (
+    assert onnx_proof._elsewhere(counts, "CUDAExecutionProvider") == (
         "5 nodes ran outside CUDAExecutionProvider: 3 Gather, 2 Shape"
     )
-    assert onnx_runtime._elsewhere(Counter(), "CUDAExecutionProvider") == ""
+    assert onnx_proof._elsewhere(Counter(), "CUDAExecutionProvider") == ""
 
 
 def test_open_raises_input_error_when_a_cpu_runtime_is_given_another_device(
