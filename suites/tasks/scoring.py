@@ -12,6 +12,9 @@ from compile.data import IGNORED
 Scores = dict[str, np.ndarray]
 """Columns of per-example results, each ``(examples,)``."""
 
+USUAL_FLIPS = 0.02
+"""Share of predictions that become right or wrong under eight-bit quantization, as a rule."""
+
 _ROWS = 2048
 """Positions scored at once, so that a large vocabulary does not multiply the memory."""
 
