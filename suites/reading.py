@@ -63,10 +63,9 @@ def _find(reference: str) -> Path:
     path = Path(reference)
     if path.is_file():
         return path
-    near = difflib.get_close_matches(reference, shipped, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise InputError(
-        f"no suite {reference!r}: neither a file nor one of {', '.join(shipped)}{hint}"
+        f"no suite {reference!r}: neither a file nor one of {', '.join(shipped)}"
+        f"{_nearest(reference, shipped)}"
     )
 
 
@@ -94,9 +93,12 @@ def _check_names(file: SuiteFile, path: Path) -> None:
 def unknown_name(name: str, allowed: Iterable[str]) -> str:
     """What is wrong with a name that is not one of those allowed, for the end of a message."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {name!r}, allowed are {', '.join(allowed)}{hint}"
+    return f"unknown {name!r}, allowed are {', '.join(allowed)}{_nearest(name, allowed)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _explain(error: ValidationError, path: Path) -> str:
