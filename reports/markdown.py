@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.decision import Decision, build_name
+from reports.decision import Decision
 from reports.provenance import flatten
 from reports.tables import cells_named, failed_rows, markdown_table, markdown_text
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 

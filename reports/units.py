@@ -49,6 +49,12 @@ def interval(low: float | None, high: float | None, scale: float, digits: int) -
     return f" [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
 
 
+def parted(shown: str) -> tuple[str, str]:
+    """``4.31 ms [4.28, 4.35]`` as its number and its interval, as ``interval`` gave it."""
+    number, bracket, rest = shown.partition(" [")
+    return number, bracket + rest
+
+
 def binary(count: float | None) -> str:
     """``17.6 MiB``."""
     if count is None:

@@ -7,9 +7,6 @@ On CUDA inputs and outputs are bound on the device before the clock starts.
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +17,7 @@ from compile.errors import InputError, Unsupported
 from compile.signature import Feeds, Signature
 from runtimes import memory
 from runtimes.manifest import read_signature
+from runtimes.onnx_proof import onnx_proof, profiled_nodes
 from runtimes.options import parse
 from runtimes.session import (
     Availability,
@@ -39,18 +37,6 @@ PROVIDERS = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
 }
-INTEGER_OPERATORS = frozenset(
-    {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "ConvInteger"}
-    | {"QGemm", "QAttention", "DynamicQuantizeLSTM"}
-)
-"""Beside every QLinear* operator, and MatMulNBits of accuracy level 4."""
-INT8_ACCURACY_LEVEL = 4
-"""MatMulNBits: the activations too are quantized to int8 (``accuracy_level`` attribute)."""
-CAST_OPERATORS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-ATTENTION_OPERATORS = frozenset(
-    {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"}
-    | {"PackedAttention", "PackedMultiHeadAttention", "DecoderMaskedMultiHeadAttention"}
-)
 
 
 @dataclass(frozen=True)
@@ -187,25 +173,8 @@ class OnnxRuntimeSession:
         """What a profiled call in a second session reports, node by node."""
         if self._last is None:
             raise RuntimeError("proof is asked after at least one run")
-        nodes = self._profile(self._last)
-        kernels = Counter(operator for operator, _ in nodes)
-        providers = Counter(provider for _, provider in nodes)
-        attention = sorted(kernels.keys() & ATTENTION_OPERATORS)
-        int8_weights, unknown = self._int8_weight_only(kernels["MatMulNBits"])
-        integer = int8_weights + sum(
-            count
-            for operator, count in kernels.items()
-            if operator in INTEGER_OPERATORS or operator.startswith("QLinear")
-        )
-        elsewhere = Counter(operator for operator, where in nodes if where != self._provider)
-        return Proof(
-            providers=dict(providers.most_common()),
-            kernels=dict(kernels.most_common()),
-            integer_kernels=integer,
-            casts=sum(kernels[operator] for operator in CAST_OPERATORS),
-            attention="+".join(f"onnx:{operator}" for operator in attention),
-            fallback="; ".join(filter(None, [_elsewhere(elsewhere, self._provider), unknown])),
-        )
+        nodes = profiled_nodes(self._open, self._session_options(), self._last)
+        return onnx_proof(nodes, self._provider, self._path)
 
     def memory(self, feeds: Feeds) -> MemoryBreakdown:
         """Of the process; on a GPU its allocator's part is None, as the interface hides it."""
@@ -263,38 +232,6 @@ class OnnxRuntimeSession:
                 f"ONNX Runtime runs {started + 1} threads where {self._threads} were asked"
             )
 
-    def _profile(self, feeds: Feeds) -> list[tuple[str, str]]:
-        """(operator, provider) of each node of the optimised graph that one call executed."""
-        with tempfile.TemporaryDirectory() as folder:
-            options = self._session_options()
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = self._open(options)
-            session.run(None, feeds)
-            events = json.loads(Path(session.end_profiling()).read_text())
-        nodes = {
-            (event["name"], event["args"]["node_index"]): event["args"]
-            for event in events
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-        }
-        return [(node["op_name"], node["provider"]) for node in nodes.values()]
-
-    def _int8_weight_only(self, nodes: int) -> tuple[int, str]:
-        """How many MatMulNBits nodes multiply integers, and a note where that cannot be known."""
-        if nodes == 0:
-            return 0, ""
-        try:
-            import onnx
-        except ImportError:
-            return 0, "accuracy level of MatMulNBits unknown: the onnx package is missing"
-        model = onnx.load(str(self._path), load_external_data=False)
-        levels = [
-            next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
-            for node in model.graph.node
-            if node.op_type == "MatMulNBits"
-        ]
-        return sum(level == INT8_ACCURACY_LEVEL for level in levels), ""
-
 
 def _installed(distribution: str) -> str | None:
     try:
@@ -341,11 +278,3 @@ def _explained(error: Exception) -> Exception:
     if type(error).__name__ == "NotImplemented":
         return Unsupported(f"ONNX Runtime has no kernel for it: {message}")
     return error
-
-
-def _elsewhere(operators: Counter[str], provider: str) -> str:
-    """One line on the nodes that another provider ran, for example shape arithmetic on the CPU."""
-    if not operators:
-        return ""
-    listed = ", ".join(f"{n} {operator}" for operator, n in operators.most_common(5))
-    return f"{operators.total()} nodes ran outside {provider}: {listed}"

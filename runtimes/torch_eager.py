@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from runtimes.session import (
     Proof,
     SessionOptions,
 )
+from runtimes.torch_proof import profiled_events, torch_proof
 
 if TYPE_CHECKING:
     import torch
@@ -33,24 +35,6 @@ ATTENTION_BACKENDS = {
     "sdpa:efficient": "EFFICIENT_ATTENTION",
     "sdpa:cudnn": "CUDNN_ATTENTION",
 }
-ATTENTION_OPERATORS = {
-    "aten::_scaled_dot_product_attention_math": "sdpa:math",
-    "aten::_scaled_dot_product_flash_attention_for_cpu": "sdpa:flash",
-    "aten::_scaled_dot_product_flash_attention": "sdpa:flash",
-    "aten::_scaled_dot_product_efficient_attention": "sdpa:efficient",
-    "aten::_scaled_dot_product_cudnn_attention": "sdpa:cudnn",
-}
-INTEGER_OPERATORS = ("aten::_int_mm", "quantized::", "onednn::qlinear", "bitsandbytes::int8")
-CAST_OPERATOR = "aten::_to_copy"
-_BOOKKEEPING = (
-    *("as_strided", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "flatten"),
-    *("t", "transpose", "permute", "unsqueeze", "squeeze", "slice", "select", "narrow", "split"),
-    *("chunk", "unbind", "alias", "detach", "empty", "empty_like", "empty_strided", "resize_"),
-    *("resolve_conj", "resolve_neg", "result_type", "scalar_tensor", "copy_", "to", "item"),
-    *("_local_scalar_dense", "unflatten", "type_as"),
-)
-BOOKKEEPING_OPERATORS = frozenset(f"aten::{name}" for name in _BOOKKEEPING)
-"""Views, allocations, and the copies inside of operators that are counted themselves."""
 
 
 @dataclass(frozen=True)
@@ -180,33 +164,10 @@ class TorchSession:
         """One profiled call: the innermost operators that did work, by torch's own account."""
         if self._last is None:
             raise RuntimeError("proof is asked after at least one run")
-        from torch.profiler import ProfilerActivity, profile
-
         inputs = self._tensors(self._last)
-        activities = [ProfilerActivity.CPU]
-        if self._device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with (
-            self._torch.inference_mode(),
-            self._attention(),
-            profile(activities=activities) as recorded,
-        ):
-            self.call(*inputs)
-        events = recorded.events()
-        kernels = Counter(
-            name for event in events if event.cpu_parent is None for name in _working(event)
-        )
-        every = Counter(event.name for event in events)
-        attention = {ATTENTION_OPERATORS[name] for name in every if name in ATTENTION_OPERATORS}
-        integer = sum(n for name, n in every.items() if name.startswith(INTEGER_OPERATORS))
-        return Proof(
-            providers={str(self._device): kernels.total()},
-            kernels=dict(kernels.most_common()),
-            integer_kernels=integer,
-            casts=every[CAST_OPERATOR],
-            attention="+".join(sorted(attention)),
-            fallback=self._border_casts(),
-        )
+        with self._torch.inference_mode(), self._attention():
+            events = profiled_events(partial(self.call, *inputs), self._device)
+        return torch_proof(events, self._device, self._border_casts())
 
     def memory(self, feeds: Feeds) -> MemoryBreakdown:
         weights = _weights_bytes(self.module)
@@ -265,13 +226,6 @@ class TorchSession:
         specs = [*self.signature.inputs, *self.signature.outputs]
         cast = [s.name for s in specs if "float" in s.dtype and s.dtype != own]
         return f"cast to or from {own} at the border: {', '.join(cast)}" if cast else ""
-
-
-def _working(event: Any) -> list[str]:
-    """Names of the innermost operators at or below a profiled event that are no bookkeeping."""
-    below = [name for child in event.cpu_children for name in _working(child)]
-    own = "::" in event.name and event.name not in BOOKKEEPING_OPERATORS
-    return below or ([event.name] if own else [])
 
 
 def _device(name: str) -> torch.device:

@@ -26,7 +26,7 @@ from quantize.recipe import Recipe
 from runtimes.client import THREAD_VARIABLES, Worker
 from runtimes.session import SessionOptions
 from suites.build import Builder, BuildRequest
-from suites.suite import ModelEntry
+from suites.suite_file import ModelEntry
 
 ROUNDS = 30
 SECONDS = 0.25

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from suites.suite import Cell
+from suites.cell import Cell
 
 CGROUP = Path("/sys/fs/cgroup")
 SHARE_OF_MEMORY = 0.6

@@ -24,7 +24,7 @@ from compile.artifact import Artifact, Kind, Made, Step, Store
 from compile.errors import Incorrect, InputError, Unsupported
 from compile.models import zoo
 from quantize.recipe import Recipe, load_recipe
-from suites.suite import ModelEntry, TaskEntry
+from suites.suite_file import ModelEntry, TaskEntry
 from suites.tasks.registry import load_task
 from suites.tasks.task import Task
 

@@ -16,7 +16,8 @@ from quantize.passes import PASSES
 from quantize.recipe import load_recipe, shipped_recipes
 from reports.columns import COLUMNS
 from runtimes import doctor, registry
-from suites.suite import load_suite, read_suite, shipped_suites
+from suites.reading import read_suite, shipped_suites
+from suites.suite import load_suite
 from suites.tasks.registry import TASKS
 
 

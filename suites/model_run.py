@@ -22,11 +22,13 @@ from runtimes import registry
 from suites import rows, scoring
 from suites.blocks import SessionKey, blocks, session_bytes
 from suites.build import Builder, BuildRequest
+from suites.cell import Cell
 from suites.phase import run_phase
 from suites.progress import Display
 from suites.scorer import ScoreCache, Scorer
 from suites.sessions import LiveSession, load_together
-from suites.suite import Cell, ModelEntry, Suite
+from suites.suite import Suite
+from suites.suite_file import ModelEntry
 from suites.tasks.task import Task
 from suites.workload import load_examples, workload_feeds
 

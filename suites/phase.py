@@ -13,12 +13,14 @@ from compile.errors import InputError
 from compile.signature import Feeds
 from suites import rows
 from suites.blocks import SessionKey
+from suites.cell import Cell
 from suites.measure.loop import Progress, measure
 from suites.measure.measurement import Measurement
 from suites.measure.plan import MeasurePlan
 from suites.measure.ratio import ratios
 from suites.sessions import LiveSession
-from suites.suite import FP32, Cell, Workload
+from suites.suite import FP32
+from suites.suite_file import Workload
 
 THROUGHPUT_S = 0.25
 THROUGHPUT_CALLS = 5

@@ -15,11 +15,12 @@ from quantize.recipe import Tolerance
 from runtimes.client import WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.session import FairnessContract, MemoryBreakdown, Proof
 from suites.build import BuildFailed
+from suites.cell import Cell
 from suites.correctness import Fidelity
 from suites.measure.measurement import Measurement
 from suites.measure.quantiles import Insufficient
 from suites.measure.ratio import RatioEstimate
-from suites.suite import Cell, Workload
+from suites.suite_file import Workload
 
 FAILURES = (BuildFailed, Unsupported, Incorrect, Corrupted, WorkerError, MemoryError)
 """What ends one cell and not the run. An InputError is the user's to mend and ends the run."""

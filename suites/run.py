@@ -21,9 +21,12 @@ from reports import tables
 from reports.store import RunStore, read_run
 from runtimes import doctor, registry
 from suites.build import Builder
+from suites.cell import Cell
 from suites.model_run import ModelRun, Subject
 from suites.progress import Display
-from suites.suite import AVAILABLE, Cell, Suite, SuiteFile, load_suite, read_suite
+from suites.reading import read_suite
+from suites.suite import Suite, load_suite
+from suites.suite_file import AVAILABLE, SuiteFile
 from suites.tasks.registry import load_task
 
 LOG_COLUMNS = 120

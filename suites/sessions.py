@@ -20,7 +20,7 @@ from runtimes.session import SessionOptions
 from suites import rows
 from suites.blocks import SessionKey
 from suites.correctness import compare, require
-from suites.suite import RuntimeEntry
+from suites.suite_file import RuntimeEntry
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from compile.errors import InputError
 from compile.signature import Feeds, Signature
-from suites.suite import Workload
+from suites.suite_file import Workload
 from suites.tasks.task import Task
 
 

@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import build_name, within
-from reports.figures.marks import COLOURS, Marks
+from reports.decision import within
+from reports.figures.marks import Marks
 from reports.figures.scale import Scale
 from reports.figures.strips import (
-    HEIGHT,
     MIDDLE,
     Strip,
     build_label,
+    number_beside_interval,
     percent,
     strips_figure,
+    upright,
     whisker,
 )
 from reports.figures.svg import Markup, element, join
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 
@@ -60,14 +62,13 @@ def accuracy_figure(
 
 
 def _draw(row: Row, scale: Scale, marks: Marks) -> Markup:
-    colour = f"c{marks.index[row['runtime']] % COLOURS}"
+    colour = marks.colour(row["runtime"])
     low, high = row.get("accuracy_drop_low"), row.get("accuracy_drop_high")
     parts = []
     if low is not None and high is not None:
         parts.append(whisker(scale, 100 * low, 100 * high, f"whisker {colour}"))
     if (bound := row.get("accuracy_drop_bound")) is not None:
-        x = percent(scale(100 * bound))
-        parts.append(element("line", x1=x, x2=x, y1=6, y2=HEIGHT - 6, class_="bound"))
+        parts.append(upright(scale, 100 * bound, "bound", inset=6))
     parts.append(marks.mark(row["runtime"], 64, percent(scale(100 * row["accuracy_drop"])), MIDDLE))
     return join([part for part in parts if part is not None])
 
@@ -80,11 +81,9 @@ def _value(row: Row, allowed_drop: float) -> Markup:
         verdict, style = "? not shown", "open"
     else:
         verdict, style = "✓ within", "good"
-    number, bracket, rest = units.accuracy_drop(row).partition(" [")
     return join(
         [
-            element("b", number.removesuffix(" points")),
-            element("span", f"{bracket}{rest}", class_="dim interval"),
+            number_beside_interval(units.accuracy_drop(row).replace(" points", "")),
             Markup(" "),
             element("span", verdict, class_=f"verdict {style}"),
         ]

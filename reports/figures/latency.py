@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from reports import units
-from reports.figures.marks import COLOURS, Marks
+from reports.figures.marks import Marks
 from reports.figures.scale import Scale, positive_scale
 from reports.figures.strips import (
     HEIGHT,
     MIDDLE,
     Strip,
     build_label,
+    number_beside_interval,
     percent,
     strips_figure,
+    upright,
     whisker,
 )
 from reports.figures.svg import Markup, element, join
@@ -51,7 +53,7 @@ def latency_figure(
         Strip(
             name=build_label(row),
             drawn=_draw(row, samples.get(row["cell_id"]), scale, marks),
-            value=_value(row),
+            value=number_beside_interval(units.latency(row)),
             hover=_hover(row),
             chosen=row is ship,
         )
@@ -68,13 +70,12 @@ def _tail(row: Row, samples: Mapping[str, np.ndarray]) -> float | None:
 
 
 def _draw(row: Row, samples: np.ndarray | None, scale: Scale, marks: Marks) -> Markup:
-    colour = f"c{marks.index[row['runtime']] % COLOURS}"
+    colour = marks.colour(row["runtime"])
     parts = [_ridge(samples, scale, colour)]
     low, high = row.get("latency_p50_low_ms"), row.get("latency_p50_high_ms")
     parts.append(whisker(scale, low, high, f"whisker {colour}"))
     if (p99 := row.get("latency_p99_ms")) is not None:
-        x = percent(scale(p99))
-        parts.append(element("line", x1=x, x2=x, y1=5, y2=HEIGHT - 5, class_=f"tail {colour}"))
+        parts.append(upright(scale, p99, f"tail {colour}", inset=5))
     x = percent(scale(row["latency_p50_ms"]))
     parts.append(marks.mark(row["runtime"], 64, x, MIDDLE))
     return join([part for part in parts if part is not None])
@@ -103,12 +104,6 @@ def _ridge(samples: np.ndarray | None, scale: Scale, colour: str) -> Markup | No
         width="100%",
         height=HEIGHT,
     )
-
-
-def _value(row: Row) -> Markup:
-    shown = units.latency(row)
-    number, bracket, rest = shown.partition(" [")
-    return join([element("b", number), element("span", f"{bracket}{rest}", class_="dim interval")])
 
 
 def _hover(row: Row) -> str:

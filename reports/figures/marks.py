@@ -46,11 +46,14 @@ class Marks:
     def __init__(self, names: Iterable[str]) -> None:
         self.index = {name: i for i, name in enumerate(dict.fromkeys(names))}
 
+    def colour(self, name: str) -> str:
+        """The class that gives a shape the name's colour."""
+        return f"c{self.index[name] % COLOURS}"
+
     def mark(self, name: str, area: float, x: object = 0, y: object = 0, extra: str = "") -> Markup:
         """The name's shape of ``area`` square pixels at ``x``, ``y`` (numbers or percentages)."""
-        place = self.index[name]
-        shape = _SHAPES[place % len(_SHAPES)]
-        style = f"mark c{place % COLOURS} {extra}".strip()
+        shape = _SHAPES[self.index[name] % len(_SHAPES)]
+        style = f"mark {self.colour(name)} {extra}".strip()
         if shape is None:
             drawn = element("circle", r=math.sqrt(area / math.pi), class_=style)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from reports import units
 from reports.figures.scale import Scale, round_up
-from reports.figures.strips import HEIGHT, Strip, build_label, percent, strips_figure
+from reports.figures.strips import HEIGHT, Strip, build_label, percent, strips_figure, upright
 from reports.figures.svg import Markup, element, join
 
 Row = Mapping[str, Any]
@@ -92,8 +92,7 @@ def _draw(row: Row, parts: list[tuple[str, float]], scale: Scale) -> Markup:
         )
         start += size
     if (minimum := row.get("memory_minimum_bytes")) is not None:
-        x = percent(scale(minimum / _MIB))
-        drawn.append(element("line", x1=x, x2=x, y1=2, y2=HEIGHT - 2, class_="minimum"))
+        drawn.append(upright(scale, minimum / _MIB, "minimum", inset=2))
     return join(drawn)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import build_name
 from reports.figures.cost import COSTS, DROP, Cost
 from reports.figures.labels import Box, place_label, text_width
-from reports.figures.marks import COLOURS, Marks
+from reports.figures.marks import Marks
 from reports.figures.scale import Scale, positive_scale, round_up, tick_text
 from reports.figures.strips import build_label
 from reports.figures.svg import Markup, element, join
 from reports.pareto import pareto_front
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 
@@ -211,7 +211,7 @@ class _Figure:
 
     def _whiskers(self, i: int) -> Markup:
         row, x, y = self.rows[i], self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
-        style = f"whisker c{self.marks.index[row['runtime']] % COLOURS}"
+        style = f"whisker {self.marks.colour(row['runtime'])}"
         if i not in self.front and row is not self.ship:
             style += " behind"
         parts = []

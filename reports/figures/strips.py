@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reports import units
 from reports.figures.scale import Scale, tick_text
 from reports.figures.svg import Markup, element, join
 
@@ -40,8 +41,8 @@ def strips_figure(
     """All rows below one axis. ``limits`` are values with a style, drawn through every row."""
     ticks = scale.ticks()
     behind = join(
-        [_upright(scale(t), "zero" if t == 0 and scale.low < 0 else "grid") for t in ticks]
-        + [_upright(scale(value), style) for value, style in limits]
+        [upright(scale, t, "zero" if t == 0 and scale.low < 0 else "grid") for t in ticks]
+        + [upright(scale, value, style) for value, style in limits]
     )
     head = element(
         "div",
@@ -85,9 +86,10 @@ def _row(strip: Strip, behind: Markup) -> Markup:
     )
 
 
-def _upright(position: float, style: str) -> Markup:
-    x = percent(position)
-    return element("line", x1=x, x2=x, y1=0, y2=HEIGHT, class_=style)
+def upright(scale: Scale, value: float, style: str, inset: int = 0) -> Markup:
+    """A line across the strip at a value, ``inset`` pixels short of its edges."""
+    x = percent(scale(value))
+    return element("line", x1=x, x2=x, y1=inset, y2=HEIGHT - inset, class_=style)
 
 
 def _tick(position: float, label: str) -> Markup:
@@ -100,6 +102,12 @@ def build_label(row: Mapping[str, Any]) -> Markup:
     attention = row.get("attention") or "default"
     where = row["runtime"] if attention == "default" else f"{row['runtime']} · {attention}"
     return join([element("b", row["recipe"]), Markup(" "), element("span", where, class_="dim")])
+
+
+def number_beside_interval(shown: str) -> Markup:
+    """A number in words, strong, and its interval in a paler tone."""
+    number, interval = units.parted(shown)
+    return join([element("b", number), element("span", interval, class_="dim interval")])
 
 
 def whisker(scale: Scale, low: float | None, high: float | None, style: str) -> Markup | None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.decision import Decision, build_name
+from reports.decision import Decision
 from reports.figures.svg import Markup, element, join
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 
@@ -83,8 +84,8 @@ def _numbers(decision: Decision, allowed_drop: float) -> Markup | None:
         tiles.append(
             ("speed-up", f"{speedup.value:.2f}×", interval, f"over best {baseline['recipe']}")
         )
-    number, bracket, rest = units.latency(ship).partition(" [")
-    tiles.append(("latency", number, (bracket + rest).strip(), "median of one call"))
+    number, interval = units.parted(units.latency(ship))
+    tiles.append(("latency", number, interval.strip(), "median of one call"))
     if ship.get("artifact_bytes") is not None:
         size = units.binary(ship["artifact_bytes"])
         if baseline is not None and baseline is not ship and baseline.get("artifact_bytes"):
@@ -95,11 +96,9 @@ def _numbers(decision: Decision, allowed_drop: float) -> Markup | None:
         else:
             tiles.append(("size", size, "", "artifact"))
     if ship.get("accuracy_drop") is not None:
-        number, bracket, rest = units.accuracy_drop(ship).partition(" [")
+        number, interval = units.parted(units.accuracy_drop(ship))
         allowed = f"points, {100 * allowed_drop:g} allowed"
-        tiles.append(
-            ("accuracy drop", number.removesuffix(" points"), (bracket + rest).strip(), allowed)
-        )
+        tiles.append(("accuracy drop", number.removesuffix(" points"), interval.strip(), allowed))
     elif ship.get("top1_agreement") is not None:
         same = f"{100 * ship['top1_agreement']:.2f} %"
         tiles.append(("agreement", same, "", "predictions like the reference's"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -135,11 +135,7 @@ def _latency(
     samples: Mapping[str, np.ndarray],
     marks: Marks,
 ) -> Markup | None:
-    figures = []
-    for decision in decisions:
-        drawn = latency_figure(_group(rows, decision), samples, decision.ship, marks)
-        if drawn is not None:
-            figures.append(_figure(decision, decisions, drawn))
+    figures = _figures(decisions, lambda d: latency_figure(_group(rows, d), samples, d.ship, marks))
     if not figures:
         return None
     note = (
@@ -150,11 +146,7 @@ def _latency(
 
 
 def _memory(rows: Sequence[Row], decisions: Sequence[Decision]) -> Markup | None:
-    figures = []
-    for decision in decisions:
-        drawn = memory_figure(_group(rows, decision), decision.ship)
-        if drawn is not None:
-            figures.append(_figure(decision, decisions, drawn))
+    figures = _figures(decisions, lambda d: memory_figure(_group(rows, d), d.ship))
     if not figures:
         return None
     note = (
@@ -203,6 +195,17 @@ def _lineage(rows: Sequence[Row]) -> Markup | None:
 def _group(rows: Sequence[Row], decision: Decision) -> list[Row]:
     key = (decision.model, decision.workload, decision.device)
     return [row for row in rows if (row["model"], row["workload"], row["device"]) == key]
+
+
+def _figures(
+    decisions: Sequence[Decision], draw: Callable[[Decision], Markup | None]
+) -> list[Markup]:
+    """What ``draw`` makes of each decision, under its place; without those it makes nothing of."""
+    return [
+        _figure(decision, decisions, drawn)
+        for decision in decisions
+        if (drawn := draw(decision)) is not None
+    ]
 
 
 def _figure(decision: Decision, decisions: Sequence[Decision], drawn: Markup) -> Markup:

@@ -191,7 +191,7 @@ def _shown(column: Column, value: Any, row: Row) -> Markup | str:
 
 
 def _number_with_interval(shown: str) -> Markup:
-    number, bracket, rest = shown.partition(" [")
-    if not bracket:
+    number, interval = units.parted(shown)
+    if not interval:
         return element("span", number, class_="dim" if number == "insufficient" else None)
-    return join([element("span", number), element("small", bracket + rest)])
+    return join([element("span", number), element("small", interval)])

@@ -11,11 +11,8 @@ import numpy as np
 from compile.data import Batch
 from runtimes.likelihood import Answers
 from suites.tasks.examples import Examples
-from suites.tasks.scoring import Scores, paired_resolution, prior_resolution
+from suites.tasks.scoring import USUAL_FLIPS, Scores
 from suites.tasks.task import Task
-
-USUAL_FLIPS = 0.02
-"""Share of examples that become right or wrong under eight-bit quantization, as a rule."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +39,12 @@ class Classification(Task):
             "nll": float(np.mean(examples["nll"])),
         }
 
-    def resolution(
-        self,
-        reference: Scores | None = None,
-        candidate: Scores | None = None,
-        confidence: float = 0.95,
-    ) -> float:
-        if reference is None or candidate is None:
-            return prior_resolution(self.test_examples, math.sqrt(USUAL_FLIPS), confidence)
+    def _usual_spread(self) -> tuple[int, float]:
+        return self.test_examples, math.sqrt(USUAL_FLIPS)
+
+    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
         drop = reference["correct"].astype(float) - candidate["correct"].astype(float)
-        return paired_resolution(drop, np.ones(len(drop)), confidence)
+        return drop, np.ones(len(drop))
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         feeds = self._tokens([examples[i] for i in indices])

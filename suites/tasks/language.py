@@ -11,12 +11,10 @@ import numpy as np
 from compile.data import IGNORED, Batch
 from runtimes.likelihood import Answers
 from suites.tasks.examples import Examples
-from suites.tasks.scoring import Scores, paired_resolution, prior_resolution
+from suites.tasks.scoring import USUAL_FLIPS, Scores
 from suites.tasks.task import Task
 
 MASKED_SHARE = 0.15
-USUAL_FLIPS = 0.02
-"""Share of tokens that become right or wrong under eight-bit quantization, as a rule."""
 USUAL_SPREAD = 0.02
 """Standard deviation over sequences of a build's change in bits per byte, as a rule."""
 
@@ -47,16 +45,12 @@ class CausalLM(Task):
             "accuracy": float(examples["correct"].sum()) / tokens,
         }
 
-    def resolution(
-        self,
-        reference: Scores | None = None,
-        candidate: Scores | None = None,
-        confidence: float = 0.95,
-    ) -> float:
-        if reference is None or candidate is None:
-            return prior_resolution(self.test_examples, USUAL_SPREAD, confidence)
+    def _usual_spread(self) -> tuple[int, float]:
+        return self.test_examples, USUAL_SPREAD
+
+    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
         rise = (candidate["nll"] - reference["nll"]) / math.log(2)
-        return paired_resolution(rise, reference["bytes"].astype(float), confidence)
+        return rise, reference["bytes"].astype(float)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         """A stored row is one longer than the input: position ``i`` is asked for token ``i+1``."""
@@ -93,17 +87,13 @@ class MaskedLM(Task):
             "perplexity": math.exp(min(float(examples["nll"].sum()) / tokens, 700.0)),
         }
 
-    def resolution(
-        self,
-        reference: Scores | None = None,
-        candidate: Scores | None = None,
-        confidence: float = 0.95,
-    ) -> float:
-        if reference is None or candidate is None:
-            tokens = MASKED_SHARE * len(self.data.splits["test"].tokens)
-            return prior_resolution(int(tokens), math.sqrt(USUAL_FLIPS), confidence)
+    def _usual_spread(self) -> tuple[int, float]:
+        tokens = MASKED_SHARE * len(self.data.splits["test"].tokens)
+        return int(tokens), math.sqrt(USUAL_FLIPS)
+
+    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
         drop = reference["correct"].astype(float) - candidate["correct"]
-        return paired_resolution(drop, reference["tokens"].astype(float), confidence)
+        return drop, reference["tokens"].astype(float)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         feeds = self._tokens([examples[i] for i in indices])

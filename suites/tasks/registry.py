@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.errors import InputError
-from suites.suite import TaskEntry
+from suites.suite_file import TaskEntry
 from suites.tasks.classification import Classification
 from suites.tasks.corpus import standard_library
 from suites.tasks.language import CausalLM, MaskedLM

@@ -10,6 +10,9 @@ import numpy as np
 Scores = dict[str, np.ndarray]
 """Columns of per-example results, each ``(examples,)``."""
 
+USUAL_FLIPS = 0.02
+"""Share of predictions that become right or wrong under eight-bit quantization, as a rule."""
+
 
 def prior_resolution(examples: int, spread: float, confidence: float = 0.95) -> float:
     """The drop that a paired comparison of ``examples`` can resolve, before it is measured.

@@ -23,7 +23,7 @@ from suites.tasks.examples import (
 )
 from suites.tasks.feeds import fit_feeds
 from suites.tasks.prepared import Prepared
-from suites.tasks.scoring import Scores
+from suites.tasks.scoring import Scores, paired_resolution, prior_resolution
 
 Kind = Literal["classification", "masked-lm", "causal-lm"]
 
@@ -127,7 +127,6 @@ class Task(ABC):
     def summary(self, examples: Scores) -> dict[str, float]:
         """The metrics over all examples."""
 
-    @abstractmethod
     def resolution(
         self,
         reference: Scores | None = None,
@@ -137,6 +136,18 @@ class Task(ABC):
         """How small a drop of ``metric`` a comparison on the same examples can resolve: the half
         width of its one-sided bound. Before anything is measured, from the number of test
         examples and a usual spread; with both results, from their paired differences."""
+        if reference is None or candidate is None:
+            return prior_resolution(*self._usual_spread(), confidence)
+        return paired_resolution(*self._paired_drop(reference, candidate), confidence)
+
+    @abstractmethod
+    def _usual_spread(self) -> tuple[int, float]:
+        """How many results ``metric`` is over, and the usual standard deviation of their paired
+        differences."""
+
+    @abstractmethod
+    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
+        """How much worse the candidate does on each example, and each example's weight."""
 
     @abstractmethod
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:

@@ -49,6 +49,21 @@ def make_row() -> MakeRow:
     return make
 
 
+@pytest.fixture
+def bare_row() -> dict[str, Any]:
+    """A measured row without any column that a row can lack."""
+    return {
+        "cell_id": "1",
+        "model": "m",
+        "recipe": "r",
+        "runtime": "t",
+        "workload": "w",
+        "device": "cpu",
+        "status": "ok",
+        "latency_p50_ms": 3.0,
+    }
+
+
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that looks like a real one. Not to be written to."""

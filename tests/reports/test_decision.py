@@ -179,20 +179,8 @@ def test_decide_answers_each_model_workload_and_device_apart(make_row) -> None:
     ]
 
 
-def test_decide_works_without_a_reference_recipe_and_without_optional_columns() -> None:
-    [decision] = decide(
-        [
-            {
-                "model": "m",
-                "recipe": "r",
-                "runtime": "t",
-                "workload": "w",
-                "device": "cpu",
-                "status": "ok",
-                "latency_p50_ms": 3.0,
-            }
-        ]
-    )
+def test_decide_works_without_a_reference_recipe_and_without_optional_columns(bare_row) -> None:
+    [decision] = decide([bare_row])
     assert decision.ship is not None
     assert decision.speedup is None
     assert decision.sentence == "Ship r on t for m, w on cpu: 3.00 ms."

@@ -48,6 +48,18 @@ def weight() -> np.ndarray:
     return np.random.default_rng(7).standard_normal((WIDTH, WIDTH)).astype(np.float32)
 
 
+@pytest.fixture
+def four_bit_halves() -> dict[str, np.ndarray]:
+    """MatMulNBits constants of a 32 x 32 weight that is 0.5 everywhere, in one block a column.
+
+    Every nibble is 9 and the implied zero point is 8: each weight is (9 - 8) * 0.5.
+    """
+    return {
+        "q": np.full((WIDTH, 1, WIDTH // 2), 0x99, np.uint8),
+        "s": np.full((WIDTH, 1), 0.5, np.float32),
+    }
+
+
 def write_onnx(folder: Path, model: onnx.ModelProto, signature: Signature) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")

@@ -43,13 +43,20 @@ def test_environment_is_json_and_names_this_machine() -> None:
     assert facts["versions"]["onnxruntime"] == onnxruntime.__version__
 
 
+def only_nvidia_smi(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str) -> None:
+    """A PATH with nothing on it but an ``nvidia-smi`` that runs a shell command."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{command}\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(folder))
+
+
 def test_environment_reads_the_gpus_that_nvidia_smi_lists(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 570.1, 81559 MiB, 1980 MHz, 700.00 W'\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_nvidia_smi(
+        monkeypatch, tmp_path, "echo 'NVIDIA H100, 570.1, 81559 MiB, 1980 MHz, 700.00 W'"
+    )
     facts = doctor.environment()
     assert facts["gpus"] == [
         {
@@ -66,8 +73,5 @@ def test_environment_reads_the_gpus_that_nvidia_smi_lists(
 def test_environment_goes_on_when_a_tool_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_nvidia_smi(monkeypatch, tmp_path, "exit 9")
     assert doctor.environment()["gpus"] == []

@@ -105,13 +105,14 @@ def test_proof_counts_integer_kernels_when_the_graph_is_qdq_u8s8(
     assert worker.proof().integer_kernels == 1
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime-cpu"])
 def test_open_raises_input_error_when_the_model_is_truncated(
-    start: Callable[..., Worker], linear_folder: Path
+    start: Callable[..., Worker], linear_folder: Path, runtime: str
 ) -> None:
     model = linear_folder / "model.onnx"
     model.write_bytes(model.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a valid ONNX model"):
-        start("openvino").open(linear_folder)
+        start(runtime).open(linear_folder)
 
 
 def test_open_raises_unsupported_naming_the_operator_when_it_cannot_be_converted(
@@ -134,21 +135,17 @@ def test_activations_beside_4_bit_weights_stay_float_unless_dynamic_quantization
     start: Callable[..., Worker],
     onnx_artifact: Callable[..., Path],
     linear_signature: Signature,
+    four_bit_halves: dict[str, np.ndarray],
     group: int,
     tolerance: float,
     integer: int,
 ) -> None:
     sizes = {"K": 32, "N": 32, "bits": 4, "block_size": 32}
     node = helper.make_node("MatMulNBits", ["x", "q", "s"], ["y"], domain="com.microsoft", **sizes)
-    constants = {
-        "q": np.full((32, 1, 16), 0x99, np.uint8),
-        "s": np.full((32, 1), 0.5, np.float32),
-    }
     worker = start("openvino")
     options = SessionOptions(extra={"dynamic_quantization_group": group})
-    worker.open(onnx_artifact([node], constants), options)
+    worker.open(onnx_artifact([node], four_bit_halves), options)
     feeds = linear_signature.feeds({"batch": 2})
-    # Every nibble is 9; the implied zero point is 8: each weight is (9 - 8) * 0.5.
     row = 0.5 * feeds["x"].sum(axis=1, keepdims=True)
     np.testing.assert_allclose(
         worker.run(feeds)["y"], np.broadcast_to(row, (2, 32)), atol=tolerance

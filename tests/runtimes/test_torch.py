@@ -12,7 +12,7 @@ from compile.errors import InputError, Unsupported
 from compile.models.config import TransformerConfig
 from compile.models.model import Model, save_model, transformer_model
 from compile.signature import Feeds, Signature, TensorSpec
-from runtimes import torch_eager
+from runtimes import torch_proof
 from runtimes.client import Worker
 from runtimes.session import SessionOptions
 from runtimes.torch_compile import TorchCompile, TorchCompileOptions, TorchCompileSession
@@ -267,6 +267,6 @@ def test_profile_counts_an_operator_once_at_its_innermost_level() -> None:
         Event("aten::t", Event("aten::transpose")),
         Event("aten::addmm", Event("aten::copy_"), Event("aten::resolve_conj")),
     )
-    assert torch_eager._working(linear) == ["aten::addmm"]
-    assert torch_eager._working(Event("aten::view")) == []
-    assert torch_eager._working(Event("aten::clone", Event("aten::copy_"))) == ["aten::clone"]
+    assert torch_proof._working(linear) == ["aten::addmm"]
+    assert torch_proof._working(Event("aten::view")) == []
+    assert torch_proof._working(Event("aten::clone", Event("aten::copy_"))) == ["aten::clone"]

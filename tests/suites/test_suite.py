@@ -8,7 +8,10 @@ import pytest
 
 from compile.errors import InputError
 from suites.blocks import SessionKey, blocks
-from suites.suite import Cell, Workload, load_suite, shipped_suites
+from suites.cell import Cell
+from suites.reading import shipped_suites
+from suites.suite import load_suite
+from suites.suite_file import Workload
 
 SUITE = """
 [matrix]

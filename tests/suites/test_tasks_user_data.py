@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from compile.errors import InputError
-from suites.suite import TaskEntry
+from suites.suite_file import TaskEntry
 from suites.tasks.corpus import standard_library
 from suites.tasks.prepare import Recipe, prepare
 from suites.tasks.registry import load_task

@@ -1,0 +1,122 @@
+"""A decision in plain English: the answer in a sentence, and what to know before believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from reports import units
+from reports.ranking import Speedup, p50, size
+
+Row = Mapping[str, Any]
+
+
+def sentence(ship: Row, baseline: Row | None, speedup: Speedup | None, allowed_drop: float) -> str:
+    """What to ship, how much faster and smaller it is, and what it costs in accuracy."""
+    parts = [
+        f"Ship {build_name(ship)} for {_place((ship['model'], ship['workload'], ship['device']))}: "
+    ]
+    parts.append(units.latency(ship))
+    if baseline is ship:
+        parts.append(", and nothing that qualifies is faster than this reference build")
+    elif baseline is not None and speedup is not None:
+        parts.append(f", {speedup} as fast as the best {build_name(baseline)}")
+        parts.append(f" ({units.latency(baseline)})")
+        if ship.get("artifact_bytes") and baseline.get("artifact_bytes"):
+            ratio = ship["artifact_bytes"] / baseline["artifact_bytes"]
+            parts.append(f", {ratio:.2f} of its size ({units.binary(ship['artifact_bytes'])})")
+    if ship.get("accuracy_drop") is not None:
+        parts.append(
+            f"; accuracy drop {units.accuracy_drop(ship)}, with 95 % confidence at most "
+            f"{units.points(ship['accuracy_drop_bound'])} where {units.points(allowed_drop)} is "
+            "allowed"
+        )
+    elif ship.get("metric_value") is not None and ship.get("metric_reference") is not None:
+        parts.append(
+            f"; {ship.get('metric') or 'metric'} {units.number(ship['metric_value'])} where the "
+            f"reference has {units.number(ship['metric_reference'])}"
+        )
+    return "".join(parts) + "."
+
+
+def nothing_measured(key: tuple[str, str, str], group: list[Row]) -> str:
+    """The answer where no row has a latency: how many ended in which status."""
+    counts: dict[str, int] = {}
+    for row in group:
+        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    listed = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"Nothing to ship for {_place(key)}: no build was measured ({listed})."
+
+
+def nothing_qualifies(key: tuple[str, str, str], measured: int, allowed_drop: float) -> str:
+    """The answer where every build that was measured loses too much."""
+    return (
+        f"Nothing to ship for {_place(key)}: {_count(measured, 'build')} measured, none "
+        f"within the allowed accuracy drop of {units.points(allowed_drop)} points."
+    )
+
+
+def caveats(
+    ship: Row,
+    tied: Sequence[Row],
+    ranked: Sequence[Row],
+    refused: Sequence[tuple[Row, str]],
+) -> Iterable[str]:
+    """What a reader must know before believing the sentence.
+
+    ``refused`` are the measured rows that could not be shipped, each with the reason.
+    """
+    others = [row for row in tied if row is not ship]
+    if others:
+        because = (
+            "the smallest artifact of them"
+            if all(size(ship) < size(row) for row in others)
+            else "no larger and no more steps than they are"
+        )
+        names = ", ".join(build_name(row) for row in others)
+        verb = "is" if len(others) == 1 else "are"
+        yield (
+            f"No significant difference in speed: {names} {verb} tied with it (the intervals "
+            f"overlap). It was chosen as {because}."
+        )
+    if ship.get("accuracy_drop") is None:
+        if (agreement := ship.get("top1_agreement")) is not None:
+            yield (
+                "No accuracy was measured: judged by fidelity to the fp32 reference "
+                f"({units.points(agreement)} % of its predictions are the same)."
+            )
+        else:
+            yield (
+                "No accuracy was measured: judged by fidelity alone (its outputs are within the "
+                "tolerance that its recipe declares)."
+            )
+    faster = [(r, why) for r, why in refused if p50(r) < p50(ship)]
+    for row, why in sorted(faster, key=lambda item: p50(item[0]))[:3]:
+        yield f"{build_name(row)} is faster ({units.latency(row)}), but {why}."
+    if len({row.get("block") for row in ranked}) > 1:
+        yield (
+            "Not all builds were measured in one interleaved block: a drift of the machine "
+            "between blocks may be part of the differences."
+        )
+    if len({row.get("contract_io_binding") for row in ranked}) > 1:
+        yield "Inputs and outputs are bound before the clock for some runtimes only."
+    if ship.get("latency_p50_low_ms") is None:
+        yield "Its latency has no interval: whether it is really the fastest is not known."
+    if fallback := ship.get("fallback"):
+        yield f"It did not run quite as asked: {fallback}."
+
+
+def build_name(row: Row) -> str:
+    """``int8-static on onnxruntime-cpu``, with the attention where it was chosen."""
+    attention = row.get("attention") or "default"
+    with_attention = "" if attention == "default" else f" with {attention} attention"
+    return f"{row['recipe']} on {row['runtime']}{with_attention}"
+
+
+def _place(key: tuple[str, str, str]) -> str:
+    model, workload, device = key
+    return f"{model}, {workload} on {device}"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,103 @@
+"""What ran in ONNX Runtime, node by node, from a profiled call."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from compile.signature import Feeds
+from runtimes.session import Proof
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+INTEGER_OPERATORS = frozenset(
+    {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "ConvInteger"}
+    | {"QGemm", "QAttention", "DynamicQuantizeLSTM"}
+)
+"""Beside every QLinear* operator, and MatMulNBits of accuracy level 4."""
+INT8_ACCURACY_LEVEL = 4
+"""MatMulNBits: the activations too are quantized to int8 (``accuracy_level`` attribute)."""
+CAST_OPERATORS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+ATTENTION_OPERATORS = frozenset(
+    {"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"}
+    | {"PackedAttention", "PackedMultiHeadAttention", "DecoderMaskedMultiHeadAttention"}
+)
+
+
+class Node(NamedTuple):
+    """A node of the optimised graph that a call executed."""
+
+    operator: str
+    provider: str
+
+
+def profiled_nodes(
+    open_session: Callable[[onnxruntime.SessionOptions], onnxruntime.InferenceSession],
+    options: onnxruntime.SessionOptions,
+    feeds: Feeds,
+) -> list[Node]:
+    """The nodes that one call executes, in a session of its own: the timed one has no profiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = open_session(options)
+        session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    executed = {
+        (event["name"], event["args"]["node_index"]): event["args"]
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    }
+    return [Node(node["op_name"], node["provider"]) for node in executed.values()]
+
+
+def onnx_proof(nodes: Sequence[Node], provider: str, model: Path) -> Proof:
+    """The proof of a session that was opened on ``model`` to run on ``provider``."""
+    kernels = Counter(node.operator for node in nodes)
+    providers = Counter(node.provider for node in nodes)
+    attention = sorted(kernels.keys() & ATTENTION_OPERATORS)
+    int8_weights, unknown = _int8_weight_only(model, kernels["MatMulNBits"])
+    integer = int8_weights + sum(
+        count
+        for operator, count in kernels.items()
+        if operator in INTEGER_OPERATORS or operator.startswith("QLinear")
+    )
+    elsewhere = Counter(node.operator for node in nodes if node.provider != provider)
+    return Proof(
+        providers=dict(providers.most_common()),
+        kernels=dict(kernels.most_common()),
+        integer_kernels=integer,
+        casts=sum(kernels[operator] for operator in CAST_OPERATORS),
+        attention="+".join(f"onnx:{operator}" for operator in attention),
+        fallback="; ".join(filter(None, [_elsewhere(elsewhere, provider), unknown])),
+    )
+
+
+def _int8_weight_only(path: Path, nodes: int) -> tuple[int, str]:
+    """How many MatMulNBits nodes multiply integers, and a note where that cannot be known."""
+    if nodes == 0:
+        return 0, ""
+    try:
+        import onnx
+    except ImportError:
+        return 0, "accuracy level of MatMulNBits unknown: the onnx package is missing"
+    model = onnx.load(str(path), load_external_data=False)
+    levels = [
+        next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits"
+    ]
+    return sum(level == INT8_ACCURACY_LEVEL for level in levels), ""
+
+
+def _elsewhere(operators: Counter[str], provider: str) -> str:
+    """One line on the nodes that another provider ran, for example shape arithmetic on the CPU."""
+    if not operators:
+        return ""
+    listed = ", ".join(f"{n} {operator}" for operator, n in operators.most_common(5))
+    return f"{operators.total()} nodes ran outside {provider}: {listed}"

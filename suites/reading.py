@@ -1,0 +1,128 @@
+"""Find and read a suite file, and explain what is wrong with it.
+
+A mistake is one ``InputError`` that names the file, the key, what was found there and what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from compile.errors import InputError
+from runtimes.registry import ENTRIES
+from suites.suite_file import (
+    AVAILABLE,
+    Extra,
+    Matrix,
+    ModelEntry,
+    Pattern,
+    Ship,
+    SuiteFile,
+    TaskEntry,
+    Workload,
+)
+
+SHIPPED = Path(__file__).parent
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Suites that come with Assay, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def read_suite(reference: str) -> tuple[SuiteFile, Path, str]:
+    """A suite by shipped name or path: its tables, where it lies, and its text."""
+    path = _find(reference)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        file = SuiteFile.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_explain(error, path)) from error
+    _check_names(file, path)
+    return file, path, text
+
+
+def _find(reference: str) -> Path:
+    shipped = shipped_suites()
+    if reference in shipped:
+        return shipped[reference]
+    path = Path(reference)
+    if path.is_file():
+        return path
+    raise InputError(
+        f"no suite {reference!r}: neither a file nor one of {', '.join(shipped)}"
+        f"{_nearest(reference, shipped)}"
+    )
+
+
+def _check_names(file: SuiteFile, path: Path) -> None:
+    """Cross-references between tables, which no single table's schema can see."""
+    for key, names, allowed in (
+        ("matrix.workload", file.matrix.workload, file.workloads),
+        ("include.workload", [extra.workload for extra in file.include], file.workloads),
+        ("matrix.runtime", file.matrix.runtime, [*ENTRIES, AVAILABLE]),
+        ("include.runtime", [extra.runtime for extra in file.include], ENTRIES),
+        ("runtimes", file.runtimes, ENTRIES),
+        (
+            "models",
+            file.models,
+            [*file.matrix.model, *(extra.model for extra in file.include)],
+        ),
+    ):
+        for name in names:
+            if name not in allowed:
+                raise InputError(f"{path}: {key}: {unknown_name(name, allowed)}")
+    if AVAILABLE in file.matrix.runtime and len(file.matrix.runtime) > 1:
+        raise InputError(f"{path}: matrix.runtime: {AVAILABLE!r} stands alone")
+
+
+def unknown_name(name: str, allowed: Iterable[str]) -> str:
+    """What is wrong with a name that is not one of those allowed, for the end of a message."""
+    allowed = list(allowed)
+    return f"unknown {name!r}, allowed are {', '.join(allowed)}{_nearest(name, allowed)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """The first mistake in one line: file, key, what is wrong, what was found."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        allowed = _keys_at(first["loc"][:-1])
+        return f"{path}: {key}: {unknown_name(str(first['loc'][-1]), allowed)}"
+    found = f" (found {first['input']!r:.80})" if first["type"] != "missing" else ""
+    return f"{path}: {key}: {message[0].lower()}{message[1:]}{found}"
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """Keys that are allowed in the table at a place of the suite file."""
+    tables: dict[str, type[BaseModel]] = {
+        "matrix": Matrix,
+        "models": ModelEntry,
+        "tasks": TaskEntry,
+        "workloads": Workload,
+        "ship": Ship,
+        "exclude": Pattern,
+        "include": Extra,
+    }
+    table = tables.get(str(location[0])) if location else SuiteFile
+    return list(table.model_fields) if table else []
