@@ -2,23 +2,12 @@
 
 Light on purpose: imports NumPy and the standard library only. Every wait blocks in the kernel on
 the worker's socket, so that the parent uses no CPU while a worker is timed.
-
-A worker runs only while it has a request to answer and is stopped otherwise (SIGSTOP). Thread
-pools spin for up to a fifth of a second after a call, and libraries keep threads with timers;
-forbidding them to would slow the timed call itself, and waiting for them to sleep would cost a
-suite minutes. A stopped process uses no CPU, whatever it was doing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +19,9 @@ import numpy as np
 from compile.errors import Corrupted, Incorrect, InputError, Unsupported
 from compile.signature import Feeds
 from runtimes import registry
+from runtimes.failures import WorkerCrashed, WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.likelihood import Answers
+from runtimes.process import END_PATIENCE_S, WorkerProcess
 from runtimes.session import (
     Availability,
     FairnessContract,
@@ -41,35 +32,7 @@ from runtimes.session import (
 )
 from runtimes.wire import LABELS, Channel, PeerGone, WireError
 
-WORKER = Path(__file__).resolve().with_name("worker.py")
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-"""Read once, when a library is loaded: they must be set before the worker starts."""
 UNRECORDED_CALLS = 3
-END_PATIENCE_S = 10.0
-LOG_TAIL_BYTES = 16 << 10
-OUT_OF_MEMORY_WORDS = ("bad_alloc", "memoryerror", "out of memory", "cannot allocate memory")
-
-
-class WorkerError(RuntimeError):
-    """The runtime raised something of its own, or its process failed. One line says what."""
-
-
-class WorkerCrashed(WorkerError):
-    """The process is gone. The message names the signal or the exit code and its last words."""
-
-
-class WorkerTimeout(WorkerError):
-    """No answer in time. The worker and whatever it started have been killed."""
-
-
-class WorkerOutOfMemory(WorkerError):
-    """Memory ran out: an allocation was refused, or the kernel killed the worker for its size."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +75,16 @@ class Worker:
     exception there, and WorkerCrashed, WorkerTimeout or WorkerOutOfMemory. After the last three
     the process is gone (out of memory that the worker survived leaves it running).
 
-    The kernel kills the worker when the *thread* that started it ends.
+    The kernel kills the worker when the *thread* that spawned it ends.
     """
 
     def __init__(
-        self,
-        runtime: str,
-        interpreter: str,
-        process: subprocess.Popen[bytes],
-        channel: Channel,
-        log: Path,
-        threads: int,
-        timeout_s: float,
+        self, process: WorkerProcess, channel: Channel, threads: int, timeout_s: float
     ) -> None:
-        self.runtime = runtime
         self.threads = threads
         self.timeout_s = timeout_s
-        self.log = log
-        """The worker's stdout and stderr."""
-        self._interpreter = interpreter
         self._process = process
         self._channel = channel
-        self._oom_kills = _oom_kills()
         self._end: WorkerError | None = None
 
     @classmethod
@@ -157,60 +108,38 @@ class Worker:
     ) -> Worker:
         """Start the process, without waiting for it: ``wait_until_up`` comes before any request.
 
-        ``python`` names another environment's interpreter (default: this one). It runs in
-        isolated mode then, because this environment's ``PYTHONPATH`` is not meant for it.
-        ``memory_limit_bytes`` bounds its private writable memory (RLIMIT_DATA).
-
+        ``python``, ``env`` and ``memory_limit_bytes`` are those of ``WorkerProcess.spawn``.
         Raises InputError for an unknown runtime or interpreter.
         """
         registry.entry(runtime)
         if threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
-        mode = ["-P"] if python is None else ["-I"]
-        interpreter = sys.executable if python is None else _find_interpreter(python)
-        log_dir.mkdir(parents=True, exist_ok=True)
-        log = log_dir / f"{runtime}-{uuid.uuid4().hex[:8]}.log"
-        ours, theirs = socket.socketpair()
-        command = [
-            *(interpreter, *mode, str(WORKER)),
-            *("--socket", str(theirs.fileno()), "--parent", str(os.getpid())),
-            *("--runtime", runtime),
-            *(["--memory-limit", str(memory_limit_bytes)] if memory_limit_bytes else []),
-        ]
-        environment = {
-            **os.environ,
-            **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-            "PYTHONUNBUFFERED": "1",
-            **(env or {}),
-        }
-        with log.open("ab") as output, theirs:
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=environment,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            except OSError as error:
-                ours.close()
-                raise InputError(
-                    f"python = {interpreter!r} of runtime {runtime!r} cannot be started: "
-                    f"{error.strerror}"
-                ) from error
-        return cls(runtime, interpreter, process, Channel(ours), log, threads, timeout_s)
+        process, channel = WorkerProcess.spawn(
+            runtime,
+            log_dir=log_dir,
+            python=python,
+            threads=threads,
+            env=env,
+            memory_limit_bytes=memory_limit_bytes,
+        )
+        return cls(process, channel, threads, timeout_s)
 
     def wait_until_up(self) -> None:
         """Raises Unsupported where the interpreter cannot run a worker."""
         try:
             self._answer(self.timeout_s)
         except WorkerCrashed as error:
-            raise Unsupported(f"{self._interpreter} cannot run a worker: {error}") from error
+            raise Unsupported(
+                f"{self._process.interpreter} cannot run a worker: {error}"
+            ) from error
         except BaseException:
             self.kill()
             raise
+
+    @property
+    def log(self) -> Path:
+        """Where its stdout and stderr go."""
+        return self._process.log
 
     @property
     def pid(self) -> int:
@@ -280,19 +209,18 @@ class Worker:
 
     def close(self) -> None:
         """End the worker in good order, or kill it if it does not end."""
-        if self._end is None and self._process.returncode is None:
+        if self._end is None and not self._process.ended:
             # Whatever goes wrong with the farewell, the worker is killed below.
             with contextlib.suppress(PeerGone, WireError, TimeoutError, subprocess.TimeoutExpired):
-                self._signal(signal.SIGCONT)
+                self._process.resume()
                 self._channel.send({"command": "close"}, timeout=END_PATIENCE_S)
                 self._channel.receive(timeout=END_PATIENCE_S)
-                self._process.wait(END_PATIENCE_S)
+                self._process.wait()
         self.kill()
 
     def kill(self) -> None:
         """Kill the worker and every process that it started."""
-        self._signal(signal.SIGKILL)
-        self._process.wait()
+        self._process.kill()
         self._channel.close()
 
     def __enter__(self) -> Worker:
@@ -317,7 +245,7 @@ class Worker:
         if self._end is not None:
             raise self._end
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        self._signal(signal.SIGCONT)
+        self._process.resume()
         try:
             self._channel.send({"command": command, **(body or {})}, feeds, timeout_s)
         except PeerGone:
@@ -334,56 +262,24 @@ class Worker:
         except WireError as error:
             # Where in the stream the next message begins is not known any more.
             self.kill()
-            self._end = WorkerCrashed(f"{self.runtime} sent what cannot be read: {error}")
+            self._end = WorkerCrashed(f"{self._process.runtime} sent what cannot be read: {error}")
             raise self._end from error
         except TimeoutError:
             self._fail_late(timeout_s)
-        self._stop()
+        self._process.stop()
         if "error" in body:
             _raise_again(body["error"]["kind"], body["error"]["message"])
         return body["ok"], arrays
 
-    def _stop(self) -> None:
-        """Stop the worker and its threads where they are, and wait until they stand still."""
-        self._signal(signal.SIGSTOP)
-        # Its end is waited for too, or a worker that died meanwhile would be waited for in vain.
-        # It is left to be reaped by whoever asks the process next.
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        """Send a signal to the worker and to every process that it started."""
-        with contextlib.suppress(ProcessLookupError):  # it ended and left nothing behind
-            os.killpg(self.pid, number)
-
     def _fail_late(self, timeout_s: float) -> NoReturn:
         self.kill()
-        self._end = WorkerTimeout(f"{self.runtime} did not answer within {timeout_s:g} s")
+        self._end = WorkerTimeout(f"{self._process.runtime} did not answer within {timeout_s:.3g} s")
         raise self._end
 
     def _fail_gone(self) -> NoReturn:
-        try:
-            code = self._process.wait(END_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            code = 0  # it closed its channel and lives on
-        self.kill()
-        last = _last_words(self.log)
-        if code == -signal.SIGKILL and _oom_kills() != self._oom_kills:
-            self._end = WorkerOutOfMemory(f"{self.runtime} was killed by the kernel: out of memory")
-        elif code != 0 and any(word in last.lower() for word in OUT_OF_MEMORY_WORDS):
-            self._end = WorkerOutOfMemory(f"{self.runtime} ran out of memory: {last}")
-        else:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            words = f"; last words: {last}" if last else ""
-            self._end = WorkerCrashed(f"{self.runtime} died of {how}{words}")
+        self._end = self._process.end()
+        self._channel.close()
         raise self._end
-
-
-def _find_interpreter(python: str) -> str:
-    found = shutil.which(Path(python).expanduser())
-    if found is None:
-        raise InputError(f"python = {python!r}: no such interpreter")
-    return str(Path(found).absolute())  # not resolved: a venv is found by the link's own place
 
 
 def _raise_again(kind: str, message: str) -> NoReturn:
@@ -391,25 +287,3 @@ def _raise_again(kind: str, message: str) -> NoReturn:
         if kind == known.__name__:
             raise known(message)
     raise WorkerOutOfMemory(message) if kind == "OutOfMemory" else WorkerError(message)
-
-
-def _last_words(log: Path) -> str:
-    """The last line that the worker printed before Python's own report of a fatal signal."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-    before_report = text.partition("Fatal Python error")[0]
-    lines = [line.strip() for line in before_report.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else ""
-
-
-def _oom_kills() -> int | None:
-    """Processes that the kernel has killed for want of memory since it started.
-
-    None where it does not tell; a SIGKILL of unknown origin then counts as an ordinary crash.
-    """
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)

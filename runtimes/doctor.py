@@ -20,7 +20,8 @@ from typing import Any
 
 from compile.errors import Unsupported
 from runtimes import registry
-from runtimes.client import Worker, WorkerError
+from runtimes.client import Worker
+from runtimes.failures import WorkerError
 from runtimes.session import Availability
 
 AT_ONCE = 2

@@ -66,6 +66,7 @@ class Fake:
     name = "fake"
     kinds = ("torch", "onnx")
     device = "any"
+    options = Behaviour
 
     def availability(self) -> Availability:
         return Availability(True, versions={"fake": "1"})

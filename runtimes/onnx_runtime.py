@@ -49,6 +49,7 @@ class OnnxRuntimeCpu:
     name = "onnxruntime-cpu"
     kinds = ("onnx",)
     device = "cpu"
+    options = OnnxRuntimeOptions
 
     def availability(self) -> Availability:
         """Importable, built with this provider, and not overwritten by its sibling package."""

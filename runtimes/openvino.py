@@ -54,6 +54,7 @@ class OpenVino:
     name = "openvino"
     kinds = ("onnx",)
     device = "cpu"
+    options = OpenVinoOptions
 
     def availability(self) -> Availability:
         way_out = "pip install 'assay[openvino]'"

@@ -143,6 +143,8 @@ class Runtime(Protocol):
     """Artifact kinds that it opens: ``("torch",)`` or ``("onnx",)``."""
     device: str
     """``cpu``, ``cuda`` or ``any``."""
+    options: type
+    """Dataclass of the runtime's own options, readable without its packages."""
 
     def availability(self) -> Availability:
         """Asked inside a process of the runtime's own interpreter. Never raises."""

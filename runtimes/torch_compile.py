@@ -43,6 +43,7 @@ class TorchCompile:
     name = "torch-compile"
     kinds = ("torch",)
     device = "any"
+    options = TorchCompileOptions
 
     def availability(self) -> Availability:
         available = torch_availability()

@@ -47,6 +47,7 @@ class TorchEager:
     name = "torch-eager"
     kinds = ("torch",)
     device = "any"
+    options = TorchOptions
 
     def availability(self) -> Availability:
         return torch_availability()

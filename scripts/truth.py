@@ -23,7 +23,8 @@ import numpy as np
 
 from compile.artifact import Artifact, Store
 from quantize.recipe import Recipe
-from runtimes.client import THREAD_VARIABLES, Worker
+from runtimes.client import Worker
+from runtimes.process import THREAD_VARIABLES
 from runtimes.session import SessionOptions
 from suites.build import Builder, BuildRequest
 from suites.suite_file import ModelEntry

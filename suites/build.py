@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compile.artifact import Artifact, Kind, Made, Step, Store
+from compile.data import DataSource
 from compile.errors import Incorrect, InputError, Unsupported
 from compile.models import zoo
 from quantize.recipe import Recipe, load_recipe
 from suites.suite_file import ModelEntry, TaskEntry
 from suites.tasks.registry import load_task
+from suites.tasks.synthetic import Synthetic
 from suites.tasks.task import Task
 
 Progress = Callable[[str, float], None]
@@ -186,7 +188,9 @@ def make(request: BuildRequest, store: Store, progress: Progress) -> Artifact:
 
     task = load_task(request.task, request.base) if request.task else None
     source = _source(request, task, store, progress)
-    data = task.for_signature(source.signature) if task else None
+    data: DataSource | None = task.for_signature(source.signature) if task else None
+    if data is None and request.model.calibration == "synthetic":
+        data = Synthetic(source.signature)
     return build(
         request.recipe, source, request.target, store, data, lambda text: progress(text, 0)
     )

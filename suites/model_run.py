@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compile.artifact import Artifact, Kind, Store
+from compile.artifact import Artifact, Store
 from compile.errors import InputError
-from compile.models.resolve import Reference
 from compile.signature import Feeds, Signature
-from quantize.recipe import Recipe
 from reports.store import RunStore
-from runtimes import registry
 from suites import rows, scoring
 from suites.blocks import SessionKey, blocks, session_bytes
-from suites.build import Builder, BuildRequest
+from suites.build import Builder
+from suites.builds import PLAIN, Builds
 from suites.cell import Cell
 from suites.phase import run_phase
 from suites.progress import Display
 from suites.scorer import ScoreCache, Scorer
 from suites.sessions import LiveSession, load_together
-from suites.suite import Suite
-from suites.suite_file import ModelEntry
-from suites.tasks.task import Task
+from suites.subject import Subject
+from suites.suite import FP32, Suite
 from suites.workload import load_examples, workload_feeds
-
-FP32 = Recipe(name="fp32")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model of the suite, found, with its task loaded."""
-
-    name: str
-    entry: ModelEntry
-    found: Reference
-    task: Task | None
 
 
 class ModelRun:
@@ -64,10 +47,10 @@ class ModelRun:
         self._suite = suite
         self._subject = subject
         self._cells = list(cells)
-        self._builder = builder
         self._recorder = recorder
         self._display = display
         self._logs = logs
+        self._builds = Builds(suite, subject, builder, display.stage)
         self._scores = ScoreCache(store.root.parent / "scores")
         self._versions = versions
         self._workloads = tuple(dict.fromkeys(cell.workload for cell in cells))
@@ -75,12 +58,10 @@ class ModelRun:
         self._random = random.Random(f"{suite.file.seed}/{subject.name}")
         self._order = len(recorder.finished())
         self._recorded: set[Cell] = set()
-        self._build_s: dict[str, float] = {}
-        self._fp32_bytes: dict[Kind, int] = {}
 
     def run(self) -> None:
         try:
-            base = self._base()
+            base = self._builds.base()
             self._check_workloads(base)
             artifacts = self._artifacts()
             truths = self._truths(base, {key.recipe for key in artifacts})
@@ -90,7 +71,7 @@ class ModelRun:
             self._fail([cell for cell in self._cells if cell not in self._recorded], error)
             return
         finally:
-            self._builder.close()
+            self._builds.close()
         keys = [key for key in scored if key.recipe in truths]
         self._random.shuffle(keys)
 
@@ -105,65 +86,29 @@ class ModelRun:
                 for session in sessions:
                     session.close()
 
-    # Building.
-
-    def _base(self) -> Artifact:
-        """The fp32 model itself. Without it there is nothing to compare: no cell can go on."""
-        return self._build(FP32, "onnx" if self._subject.found.family == "onnx" else "torch")
+    # What builds are held against.
 
     def _artifacts(self) -> dict[SessionKey, Artifact]:
         """Every session's artifact; a build that fails gives its cells their rows at once."""
-        built: dict[tuple[str, Kind], Artifact | Exception] = {}
         artifacts = {}
-        self._measure_fp32()
         for key in dict.fromkeys(SessionKey.of(cell) for cell in self._cells):
-            kind = self._kind(key)
-            if (key.recipe, kind) not in built:
-                try:
-                    built[key.recipe, kind] = self._build(self._suite.recipes[key.recipe], kind)
-                except rows.FAILURES as error:
-                    built[key.recipe, kind] = error
-            result = built[key.recipe, kind]
-            if isinstance(result, Artifact):
-                artifacts[key] = result
+            recipe = self._suite.recipes[key.recipe]
+            try:
+                artifacts[key] = self._builds.get(recipe, self._builds.kind(key.runtime))
+            except rows.FAILURES as error:
+                self._fail(self._cells_of(key), error)
             else:
-                self._fail(self._cells_of(key), result)
+                self._builds.columns(artifacts[key])  # sizes the fp32 build while it can be made
         return artifacts
-
-    def _measure_fp32(self) -> None:
-        """The bytes of the fp32 build of each kind, which those of the others are compared with,
-        whether or not it has cells of its own in this run."""
-        for kind in {self._kind(SessionKey.of(cell)) for cell in self._cells}:
-            with contextlib.suppress(*rows.FAILURES):
-                self._build(FP32, kind)
-
-    def _kind(self, key: SessionKey) -> Kind:
-        """The kind that a runtime opens; of several, the one that the model came as."""
-        kinds = registry.entry(key.runtime).kinds
-        return "onnx" if kinds == ("onnx",) or self._subject.found.family == "onnx" else "torch"
-
-    def _build(self, recipe: Recipe, kind: Kind) -> Artifact:
-        start = time.perf_counter()
-        self._display.stage(f"building {self._subject.name} / {recipe.name} for {kind}")
-        entry = self._subject.entry
-        artifact = self._builder.build(
-            BuildRequest(
-                entry, self._suite.folder, self._suite.task(self._subject.name), recipe, kind
-            )
-        )
-        self._build_s[artifact.key] = time.perf_counter() - start
-        if recipe.name == FP32.name:
-            self._fp32_bytes[kind] = artifact.bytes
-        return artifact
 
     def _truths(self, base: Artifact, recipes: set[str]) -> dict[str, dict[str, Feeds]]:
         """By recipe and workload: the outputs that its builds are held against. A recipe that
         makes another function on purpose (a student, a pruned model) is held to that function in
         fp32; what it costs in accuracy is counted against the base all the same."""
-        references = {FP32.name: base}
-        for name in sorted(recipes - {FP32.name}):
+        references = {FP32: base}
+        for name in sorted(recipes - {FP32}):
             trained = self._suite.recipes[name].trained_part()
-            references[name] = self._build(trained, base.kind) if trained.passes else base
+            references[name] = self._builds.get(trained, base.kind) if trained.passes else base
         sessions = {a.key: self._session(self._reference(base), a) for a in references.values()}
         self._display.stage(f"reference outputs of {self._subject.name}")
         outputs: dict[str, dict[str, Feeds] | Exception] = {}
@@ -199,7 +144,7 @@ class ModelRun:
         runtime = self._suite.file.reference or (
             "onnxruntime-cpu" if base.kind == "onnx" else "torch-eager"
         )
-        return SessionKey(self._subject.name, FP32.name, runtime, "default", "cpu")
+        return SessionKey(self._subject.name, FP32, runtime, "default", "cpu")
 
     def _scored(
         self, base: Artifact, artifacts: Mapping[SessionKey, Artifact]
@@ -218,7 +163,7 @@ class ModelRun:
         columns = {}
         for session, (scored, seconds) in zip(sessions, results, strict=True):
             if isinstance(scored, Exception):
-                self._fail(self._cells_of(session.key), scored, self._size(session.artifact))
+                self._fail(self._cells_of(session.key), scored, session.columns)
                 continue
             columns[session.key] = {
                 **scoring.columns(task, scored, truth),
@@ -262,10 +207,10 @@ class ModelRun:
         self, key: SessionKey, artifact: Artifact, columns: dict[str, Any] | None = None
     ) -> LiveSession:
         entry = self._suite.runtime(key.runtime)
-        recipe = self._suite.recipes.get(key.recipe, FP32)
+        recipe = self._suite.recipes.get(key.recipe, PLAIN)
         threads = entry.threads or self._suite.threads
         session = LiveSession(key, artifact, recipe.tolerance, entry, threads, self._logs)
-        session.columns = {**self._size(artifact), **(columns or {})}
+        session.columns = {**self._builds.columns(artifact), **(columns or {})}
         return session
 
     def _measure_block(
@@ -317,12 +262,6 @@ class ModelRun:
             self._fail(self._cells_of(session.key), error, session.columns)
             return False
         return True
-
-    def _size(self, artifact: Artifact) -> dict[str, Any]:
-        return {
-            **rows.size(artifact, self._fp32_bytes.get(artifact.kind)),
-            "build_s": self._build_s.get(artifact.key, 0.0),
-        }
 
     # Recording.
 

@@ -12,7 +12,7 @@ import numpy as np
 from compile.artifact import Artifact
 from compile.errors import Corrupted, Incorrect, Unsupported
 from quantize.recipe import Tolerance
-from runtimes.client import WorkerError, WorkerOutOfMemory, WorkerTimeout
+from runtimes.failures import WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.session import FairnessContract, MemoryBreakdown, Proof
 from suites.build import BuildFailed
 from suites.cell import Cell

@@ -16,18 +16,18 @@ from rich.console import Console
 import reports
 from compile.artifact import Store
 from compile.errors import InputError
-from compile.models.resolve import resolve
 from reports import tables
 from reports.store import RunStore, read_run
 from runtimes import doctor, registry
+from runtimes.options import parse
 from suites.build import Builder
 from suites.cell import Cell
-from suites.model_run import ModelRun, Subject
+from suites.model_run import ModelRun
 from suites.progress import Display
 from suites.reading import read_suite
+from suites.subject import Subject, find_subject
 from suites.suite import Suite, load_suite
 from suites.suite_file import AVAILABLE, SuiteFile
-from suites.tasks.registry import load_task
 
 LOG_COLUMNS = 120
 OUTPUTS = (
@@ -56,7 +56,8 @@ def run(
     whatever the user can mend, before anything is built where that can be known before.
     """
     console = console or Console(stderr=True)
-    file, _, _ = read_suite(reference)
+    file, path, _ = read_suite(reference)
+    _check_options(file, path)
     with console.status("looking at this machine"):
         environment = doctor.environment()
         pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
@@ -66,7 +67,7 @@ def run(
     cells = suite.only(only) if only else suite.cells
     with console.status("looking at models and data"):
         names = dict.fromkeys(cell.model for cell in cells)
-        models = {name: _subject(suite, name, cells) for name in names}
+        models = {name: find_subject(suite, name, cells) for name in names}
     facts = _run_facts(suite, environment, survey, only)
     if fresh:
         _clear(out, suite)
@@ -119,6 +120,15 @@ def _measure(
                 ).run()
 
 
+def _check_options(file: SuiteFile, path: Path) -> None:
+    """Raise InputError for an option that a runtime does not have, before anything is built."""
+    for name, entry in file.runtimes.items():
+        try:
+            parse(registry.entry(name).load().options, entry.model_extra or {}, name)
+        except InputError as error:
+            raise InputError(f"{path}: runtimes.{name}: {error}") from error
+
+
 def _asked_runtimes(file: SuiteFile) -> list[str]:
     """The matrix's runtimes, and those that references may run on."""
     asked = file.matrix.runtime
@@ -126,42 +136,6 @@ def _asked_runtimes(file: SuiteFile) -> list[str]:
         return registry.names()
     references = [file.reference] if file.reference else ["torch-eager", "onnxruntime-cpu"]
     return list(dict.fromkeys([*asked, *(extra.runtime for extra in file.include), *references]))
-
-
-def _subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
-    """A model with its task, checked as far as that is possible without building anything."""
-    entry = suite.model(name)
-    where = f"{suite.path}: models.{name}"
-    asked = suite.task(name)
-    task = load_task(asked, suite.folder) if asked else None
-    if task is not None and entry.classes is not None:
-        raise InputError(f"{where}.classes: task {entry.task!r} says how many; leave it out")
-    found = resolve(
-        entry.source,
-        base=suite.folder,
-        task=task.kind if task else None,
-        classes=len(task.classes) if task else entry.classes,
-    )
-    if found.trained and entry.train and task is None:
-        raise InputError(
-            f"{where}: {entry.source} is trained on a task: give it one (task = ...), or "
-            "train = false for random weights"
-        )
-    for recipe in dict.fromkeys(cell.recipe for cell in cells if cell.model == name):
-        if task is None and suite.recipes[recipe].needs_data:
-            raise InputError(
-                f"{where}: recipe {recipe!r} calibrates or trains on data: give the model a task, "
-                "or exclude the pair"
-            )
-    for workload in dict.fromkeys(cell.workload for cell in cells if cell.model == name):
-        sizes = suite.file.workloads[workload].sizes
-        total = sizes.get("sequence", 0) + sizes.get("past", 0)
-        if found.config and total > found.config.max_sequence:
-            raise InputError(
-                f"{suite.path}: workloads.{workload}: {total} tokens are more than the maximum of "
-                f"{found.config.max_sequence} of model {name!r}"
-            )
-    return Subject(name, entry, found, task)
 
 
 def _run_facts(

@@ -15,7 +15,8 @@ from compile.artifact import Artifact
 from compile.errors import InputError, Unsupported
 from compile.signature import Feeds
 from quantize.recipe import Tolerance
-from runtimes.client import Worker, WorkerError
+from runtimes.client import Worker
+from runtimes.failures import WorkerError
 from runtimes.session import SessionOptions
 from suites import rows
 from suites.blocks import SessionKey

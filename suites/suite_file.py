@@ -29,6 +29,9 @@ class ModelEntry(_Table):
     """A shipped task or one of ``[tasks]``. Without it the row has fidelity instead of accuracy."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """Classes of a zoo classifier that has no task to say how many."""
+    calibration: Literal["synthetic"] | None = None
+    """What a recipe calibrates on where there is no task: inputs made from the signature. Right
+    for speed and size, not for accuracy."""
     train: bool = True
     """Whether a zoo model that is made to be trained here is trained on its task first."""
 

@@ -17,13 +17,8 @@ import pytest
 
 from compile.errors import InputError, Unsupported
 from compile.signature import Feeds, Signature
-from runtimes.client import (
-    Worker,
-    WorkerCrashed,
-    WorkerError,
-    WorkerOutOfMemory,
-    WorkerTimeout,
-)
+from runtimes.client import Worker
+from runtimes.failures import WorkerCrashed, WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.fake import Behaviour, expected_outputs, latency_ms, write_fake
 from runtimes.session import SessionOptions
 

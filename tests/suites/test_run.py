@@ -51,7 +51,7 @@ def test_row_says_the_known_latency(suite_file, tmp_path):
         ('fault = "nan"', "incorrect", "not finite"),
         ('fault = "wrong"', "incorrect", "signal to noise"),
         ('fault = "crash"\nfault_at = 30', "error", "SIGSEGV"),
-        ('fault = "hang"\nfault_at = 5', "timeout", "did not answer within 5 s"),
+        ('fault = "hang"\nfault_at = 5', "timeout", "did not answer within 5"),
         ('fault = "out-of-memory"\nfault_at = 10', "out-of-memory", "refused"),
         ('unavailable = "no such device"', "unsupported", "no such device"),
     ],

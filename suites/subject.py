@@ -1,0 +1,72 @@
+"""A model of a suite, found, with its task loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compile.errors import InputError
+from compile.models.resolve import Reference, resolve
+from suites.cell import Cell
+from suites.suite import Suite
+from suites.suite_file import ModelEntry
+from suites.tasks.registry import load_task
+from suites.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a run builds and measures under one name."""
+
+    name: str
+    entry: ModelEntry
+    found: Reference
+    task: Task | None
+
+
+def find_subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
+    """A model of the suite with its task, checked as far as that is possible without building
+    anything. Raises InputError naming the file and the key."""
+    entry = suite.model(name)
+    where = f"{suite.path}: models.{name}"
+    asked = suite.task(name)
+    task = load_task(asked, suite.folder) if asked else None
+    if task is not None and entry.classes is not None:
+        raise InputError(f"{where}.classes: task {entry.task!r} says how many; leave it out")
+    found = resolve(
+        entry.source,
+        base=suite.folder,
+        task=task.kind if task else None,
+        classes=len(task.classes) if task else entry.classes,
+    )
+    if found.trained and entry.train and task is None:
+        raise InputError(
+            f"{where}: {entry.source} is trained on a task: give it one (task = ...), or "
+            "train = false for random weights"
+        )
+    for name_of_recipe in dict.fromkeys(cell.recipe for cell in cells if cell.model == name):
+        recipe = suite.recipes[name_of_recipe]
+        if task is not None or not recipe.needs_data:
+            continue
+        if recipe.trained_part().needs_data:
+            raise InputError(
+                f"{where}: recipe {recipe.name!r} trains on data: give the model a task, or "
+                "exclude the pair"
+            )
+        if entry.calibration is None:
+            raise InputError(
+                f"{where}: recipe {recipe.name!r} calibrates on data: give the model a task, or "
+                'calibration = "synthetic" if its speed and size are all you ask, or exclude the '
+                "pair"
+            )
+    if task is not None and entry.calibration is not None:
+        raise InputError(f"{where}.calibration: task {entry.task!r} has data to calibrate on")
+    for workload in dict.fromkeys(cell.workload for cell in cells if cell.model == name):
+        sizes = suite.file.workloads[workload].sizes
+        total = sizes.get("sequence", 0) + sizes.get("past", 0)
+        if found.config and total > found.config.max_sequence:
+            raise InputError(
+                f"{suite.path}: workloads.{workload}: {total} tokens are more than the maximum of "
+                f"{found.config.max_sequence} of model {name!r}"
+            )
+    return Subject(name, entry, found, task)
