@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports import units, wording
-from reports.ranking import Speedup, alike, overlap, p50, size, speedup, steps
+from reports.ranking import Ratio, alike, relative_times, size, steps, time_ratio, was_timed
 
 Row = Mapping[str, Any]
 
@@ -28,10 +28,10 @@ class Decision:
     """The answer in plain English, with its numbers."""
     baseline: Row | None = None
     """The fastest build of the reference recipe that is ranked with the rest."""
-    speedup: Speedup | None = None
-    """Of ``ship`` over ``baseline``."""
+    speedup: Ratio | None = None
+    """How many times as fast as ``baseline`` it is."""
     tied: tuple[Row, ...] = ()
-    """Qualified rows whose latency cannot be told from the fastest one's; ``ship`` among them."""
+    """Qualified rows whose speed cannot be told from the fastest one's; ``ship`` among them."""
     smallest: Row | None = None
     most_accurate: Row | None = None
     refused: tuple[tuple[Row, str], ...] = ()
@@ -52,7 +52,8 @@ def decide(
     Among the rows that are ``ok`` and whose contracts are alike, the fastest qualifies whose
     one-sided 95 % bound of the accuracy drop is below ``allowed_drop``. A row without accuracy
     is judged by its agreement with the reference, and the decision says so. Of rows that cannot
-    be told apart by speed the smallest artifact wins, then the one of fewer steps.
+    be told apart by speed the smallest artifact wins, then the one of fewer steps. Speeds are
+    compared by the rounds that two rows shared, where they did.
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -77,44 +78,60 @@ def within(bound: float, allowed_drop: float) -> bool:
 def _decide_group(
     key: tuple[str, str, str], group: list[Row], allowed_drop: float, reference_recipe: str
 ) -> Decision:
-    measured = [r for r in group if r["status"] == "ok" and r.get("latency_p50_ms") is not None]
+    measured = [row for row in group if was_timed(row)]
     if not measured:
         return Decision(*key, ship=None, sentence=wording.nothing_measured(key, group))
     ranked, unranked = alike(measured, reference_recipe)
+    times = relative_times(measured)
+
+    def time(row: Row) -> float:
+        return times[id(row)]
+
     qualified, refused = [], []
     for row in ranked:
         if objection := _objection(row, allowed_drop):
             refused.append((row, objection))
         else:
             qualified.append(row)
-    baseline = min((r for r in ranked if r["recipe"] == reference_recipe), key=p50, default=None)
+    baseline = min((r for r in ranked if r["recipe"] == reference_recipe), key=time, default=None)
     if not qualified:
         return Decision(
             *key,
             ship=None,
             sentence=wording.nothing_qualifies(key, len(ranked), allowed_drop),
             baseline=baseline,
-            most_accurate=_most_accurate(ranked),
+            most_accurate=_most_accurate(ranked, time),
             refused=tuple(refused),
             unranked=tuple(unranked),
         )
-    fastest = min(qualified, key=p50)
-    tied = [row for row in qualified if overlap(row, fastest)]
-    ship = min(tied, key=lambda row: (size(row), steps(row), p50(row)))
-    gain = None if baseline is None else speedup(ship, baseline)
+    fastest = min(qualified, key=time)
+    tied = [row for row in qualified if not _told_apart(row, fastest)]
+    ship = min(tied, key=lambda row: (size(row), steps(row), time(row)))
+    gain = None if baseline is None else time_ratio(baseline, ship)
+    aside = [*refused, *unranked]
+    faster = sorted(
+        (item for item in aside if time(item[0]) < time(ship)), key=lambda item: time(item[0])
+    )
     return Decision(
         *key,
         ship=ship,
         sentence=wording.sentence(ship, baseline, gain, allowed_drop),
         baseline=baseline,
         speedup=gain,
-        tied=tuple(sorted(tied, key=p50)) if len(tied) > 1 else (),
-        smallest=min(qualified, key=lambda row: (size(row), p50(row))),
-        most_accurate=_most_accurate(qualified),
+        tied=tuple(sorted(tied, key=time)) if len(tied) > 1 else (),
+        smallest=min(qualified, key=lambda row: (size(row), time(row))),
+        most_accurate=_most_accurate(qualified, time),
         refused=tuple(refused),
         unranked=tuple(unranked),
-        caveats=tuple(wording.caveats(ship, tied, ranked, [*refused, *unranked])),
+        caveats=tuple(wording.caveats(ship, tied, ranked, faster)),
     )
+
+
+def _told_apart(row: Row, fastest: Row) -> bool:
+    """Whether a row is known to be slower than the fastest one. What nothing compares is not
+    called tied."""
+    ratio = time_ratio(row, fastest)
+    return ratio is None or ratio.decided
 
 
 def _objection(row: Row, allowed_drop: float) -> str | None:
@@ -142,10 +159,9 @@ def _objection(row: Row, allowed_drop: float) -> str | None:
     return None
 
 
-def _most_accurate(rows: Sequence[Row]) -> Row | None:
+def _most_accurate(rows: Sequence[Row], time: Callable[[Row], float]) -> Row | None:
     scored = [row for row in rows if row.get("accuracy_drop") is not None]
-    by: Callable[[Row], tuple[float, float]] = lambda row: (row["accuracy_drop"], p50(row))  # noqa: E731
-    return min(scored, key=by, default=None)
+    return min(scored, key=lambda row: (row["accuracy_drop"], time(row)), default=None)
 
 
 def _examples(row: Row) -> str:

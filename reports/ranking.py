@@ -48,49 +48,79 @@ def _difference(row: Row, other: Row, names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Speedup:
-    """How many times as fast as another row: the ratio of the medians.
+class Ratio:
+    """How many times another row's median time one row takes, or how many times as fast it is.
 
-    ``low`` and ``high`` divide the opposite ends of the two intervals, which is wider than a 95 %
-    interval of the ratio.
+    From the rounds in which both took turns, with the 95 % interval of that ratio, where they
+    were measured in one block. Otherwise from the two medians: ``low`` and ``high`` then divide
+    the opposite ends of their intervals, which is wider, and are None where one lacks them.
     """
 
     value: float
     low: float | None
     high: float | None
 
+    @property
+    def decided(self) -> bool:
+        """Whether the interval lies on one side of 1: one of the two is known to be faster."""
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        return low > 1 or high < 1
+
+    @property
+    def inverse(self) -> Ratio:
+        def over(value: float | None) -> float | None:
+            return 1 / value if value else None
+
+        return Ratio(over(self.value) or float("inf"), over(self.high), over(self.low))
+
     def __str__(self) -> str:
         return f"{self.value:.2f}x" + units.interval(self.low, self.high, 1, 2)
 
 
-def speedup(row: Row, over: Row) -> Speedup:
-    """How many times as fast as ``over`` a row is; an end is None where an interval lacks it."""
+def time_ratio(row: Row, other: Row) -> Ratio | None:
+    """``row``'s median time over ``other``'s; None where nothing compares them."""
+    if row is other:
+        return Ratio(1.0, 1.0, 1.0)
+    if (shared := compared(row).get(other["cell_id"])) is not None:
+        return Ratio(*shared)
+    mine, theirs = row.get("latency_p50_ms"), other.get("latency_p50_ms")
+    if mine is None or not theirs:
+        return None
 
-    def ratio(above: float | None, below: float | None) -> float | None:
+    def over(above: float | None, below: float | None) -> float | None:
         return above / below if above is not None and below else None
 
-    return Speedup(
-        p50(over) / p50(row) if p50(row) else float("inf"),
-        ratio(over.get("latency_p50_low_ms"), row.get("latency_p50_high_ms")),
-        ratio(over.get("latency_p50_high_ms"), row.get("latency_p50_low_ms")),
+    return Ratio(
+        mine / theirs,
+        over(row.get("latency_p50_low_ms"), other.get("latency_p50_high_ms")),
+        over(row.get("latency_p50_high_ms"), other.get("latency_p50_low_ms")),
     )
 
 
-def overlap(one: Row, other: Row) -> bool:
-    """Whether the intervals of the medians meet: then neither row is known to be faster."""
-    low, high = _ends(one)
-    other_low, other_high = _ends(other)
-    return low <= other_high and other_low <= high
+def compared(row: Row) -> Mapping[str, tuple[float, float, float]]:
+    """The row's ratios to the cells that took turns with it, by their ids."""
+    text = row.get("compared")
+    return {id: (r[0], r[1], r[2]) for id, r in json.loads(text).items()} if text else {}
 
 
-def _ends(row: Row) -> tuple[float, float]:
-    low, high = row.get("latency_p50_low_ms"), row.get("latency_p50_high_ms")
-    return (p50(row) if low is None else low), (p50(row) if high is None else high)
+def was_timed(row: Row) -> bool:
+    """Whether the row's speed is known, by itself or relative to other cells."""
+    timed = row.get("latency_p50_ms") is not None or bool(row.get("compared"))
+    return row["status"] == "ok" and timed
 
 
-def p50(row: Row) -> float:
-    """The median latency in ms of a row that was measured."""
-    return row["latency_p50_ms"]
+def relative_times(rows: Sequence[Row]) -> dict[int, float]:
+    """By ``id(row)``: its median time relative to one row that most others are compared with, so
+    that the smallest is the fastest; infinite where nothing compares the two."""
+    timed = [row for row in rows if was_timed(row)]
+    pivot = max(
+        timed,
+        key=lambda row: (len(compared(row)), row.get("latency_p50_ms") is not None),
+        default=None,
+    )
+    ratios = {id(row): time_ratio(row, pivot) if pivot is not None else None for row in timed}
+    return {key: float("inf") if ratio is None else ratio.value for key, ratio in ratios.items()}
 
 
 def size(row: Row) -> float:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from reports import units
 from reports.decision import decide, max_drop
+from reports.ranking import relative_times
 
 if TYPE_CHECKING:
     from reports.results import Results
@@ -59,6 +60,7 @@ def _drop(row: Row) -> str:
 _METRICS: tuple[tuple[str, Heading], ...] = (
     ("latency_p50_ms", Heading("p50", _latency("p50"))),
     ("latency_p99_ms", Heading("p99", _latency("p99"))),
+    ("speedup", Heading("speed-up", units.speedup)),
     ("throughput_samples_per_s", Heading("samples/s", _number("throughput_samples_per_s"))),
     ("throughput_tokens_per_s", Heading("tokens/s", _number("throughput_tokens_per_s"))),
     ("artifact_bytes", Heading("artifact", _binary("artifact_bytes"))),
@@ -74,8 +76,8 @@ _AGREEMENT = "top1_agreement"
 _ALL = tuple(name for name, _ in _METRICS)
 _IN_TERMINAL = (
     "latency_p50_ms",
+    "speedup",
     "artifact_bytes",
-    "memory_peak_bytes",
     "accuracy_drop",
     _AGREEMENT,
 )
@@ -121,16 +123,15 @@ def terminal(results: Results) -> Group:
 
 def sorted_rows(rows: Iterable[Row]) -> list[Row]:
     """Measured rows by model, device, workload and speed."""
-    return sorted(
-        (row for row in rows if row["status"] == "ok"),
-        key=lambda row: (
-            row["model"],
-            row["device"],
-            row["workload"],
-            row.get("latency_p50_ms") is None,
-            row.get("latency_p50_ms") or 0.0,
-        ),
-    )
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            groups.setdefault((row["model"], row["device"], row["workload"]), []).append(row)
+    ordered = []
+    for _, group in sorted(groups.items()):
+        times = relative_times(group)
+        ordered += sorted(group, key=lambda row: times.get(id(row), float("inf")))
+    return ordered
 
 
 def failed_rows(rows: Iterable[Row]) -> list[tuple[str, str, list[Row]]]:
@@ -145,7 +146,7 @@ def failed_rows(rows: Iterable[Row]) -> list[tuple[str, str, list[Row]]]:
 def console_table(rows: Sequence[Row]) -> Table:
     """Measured rows for a terminal. Names are shown as they are: no markup in them is obeyed."""
     measured = sorted_rows(rows)
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     columns = headings(measured, _IN_TERMINAL)
     for heading in columns:
         justify: Any = "right" if heading.number else "left"

@@ -37,6 +37,14 @@ def accuracy_drop(row: Mapping[str, Any]) -> str:
     return text + interval(row.get("accuracy_drop_low"), row.get("accuracy_drop_high"), 100, 2)
 
 
+def speedup(row: Mapping[str, Any]) -> str:
+    """``1.93x [1.84, 2.03]``: as many times as fast as the fp32 build on the same runtime."""
+    value = row.get("speedup")
+    if value is None:
+        return NOTHING
+    return f"{value:.2f}x" + interval(row.get("speedup_low"), row.get("speedup_high"), 1, 2)
+
+
 def points(share: float) -> str:
     """A share as points of a hundred, two decimals, never ``-0.00``."""
     return f"{round(100 * share, 2) + 0.0:.2f}"

@@ -6,22 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reports import units
-from reports.ranking import Speedup, p50, size
+from reports.ranking import Ratio, size
 
 Row = Mapping[str, Any]
 
 
-def sentence(ship: Row, baseline: Row | None, speedup: Speedup | None, allowed_drop: float) -> str:
+def sentence(ship: Row, baseline: Row | None, speedup: Ratio | None, allowed_drop: float) -> str:
     """What to ship, how much faster and smaller it is, and what it costs in accuracy."""
     parts = [
         f"Ship {build_name(ship)} for {_place((ship['model'], ship['workload'], ship['device']))}: "
     ]
-    parts.append(units.latency(ship))
+    parts.append(_latency(ship))
     if baseline is ship:
         parts.append(", and nothing that qualifies is faster than this reference build")
     elif baseline is not None and speedup is not None:
         parts.append(f", {speedup} as fast as the best {build_name(baseline)}")
-        parts.append(f" ({units.latency(baseline)})")
+        parts.append(f" ({_latency(baseline)})")
         if ship.get("artifact_bytes") and baseline.get("artifact_bytes"):
             ratio = ship["artifact_bytes"] / baseline["artifact_bytes"]
             parts.append(f", {ratio:.2f} of its size ({units.binary(ship['artifact_bytes'])})")
@@ -60,11 +60,12 @@ def caveats(
     ship: Row,
     tied: Sequence[Row],
     ranked: Sequence[Row],
-    refused: Sequence[tuple[Row, str]],
+    faster: Sequence[tuple[Row, str]],
 ) -> Iterable[str]:
     """What a reader must know before believing the sentence.
 
-    ``refused`` are the measured rows that could not be shipped, each with the reason.
+    ``faster`` are the rows that are faster and could not be shipped, each with the reason, the
+    fastest first.
     """
     others = [row for row in tied if row is not ship]
     if others:
@@ -76,8 +77,8 @@ def caveats(
         names = ", ".join(build_name(row) for row in others)
         verb = "is" if len(others) == 1 else "are"
         yield (
-            f"No significant difference in speed: {names} {verb} tied with it (the intervals "
-            f"overlap). It was chosen as {because}."
+            f"No significant difference in speed: {names} {verb} tied with it (the interval of "
+            f"the ratio holds 1). It was chosen as {because}."
         )
     if ship.get("accuracy_drop") is None:
         if (agreement := ship.get("top1_agreement")) is not None:
@@ -90,9 +91,8 @@ def caveats(
                 "No accuracy was measured: judged by fidelity alone (its outputs are within the "
                 "tolerance that its recipe declares)."
             )
-    faster = [(r, why) for r, why in refused if p50(r) < p50(ship)]
-    for row, why in sorted(faster, key=lambda item: p50(item[0]))[:3]:
-        yield f"{build_name(row)} is faster ({units.latency(row)}), but {why}."
+    for row, why in faster[:3]:
+        yield f"{build_name(row)} is faster ({_latency(row)}), but {why}."
     if len({row.get("block") for row in ranked}) > 1:
         yield (
             "Not all builds were measured in one interleaved block: a drift of the machine "
@@ -100,8 +100,13 @@ def caveats(
         )
     if len({row.get("contract_io_binding") for row in ranked}) > 1:
         yield "Inputs and outputs are bound before the clock for some runtimes only."
-    if ship.get("latency_p50_low_ms") is None:
+    if ship.get("latency_p50_low_ms") is None and not ship.get("compared"):
         yield "Its latency has no interval: whether it is really the fastest is not known."
+    elif any(row.get("latency_p50_ms") is None for row in ranked):
+        yield (
+            "The machine was too restless for some builds' own latency; they are ranked by the "
+            "rounds in which they took turns with the others."
+        )
     if fallback := ship.get("fallback"):
         yield f"It did not run quite as asked: {fallback}."
 
@@ -111,6 +116,12 @@ def build_name(row: Row) -> str:
     attention = row.get("attention") or "default"
     with_attention = "" if attention == "default" else f" with {attention} attention"
     return f"{row['recipe']} on {row['runtime']}{with_attention}"
+
+
+def _latency(row: Row) -> str:
+    if row.get("latency_p50_ms") is None:
+        return "its own latency not known closely enough"
+    return units.latency(row)
 
 
 def _place(key: tuple[str, str, str]) -> str:

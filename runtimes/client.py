@@ -273,7 +273,8 @@ class Worker:
 
     def _fail_late(self, timeout_s: float) -> NoReturn:
         self.kill()
-        self._end = WorkerTimeout(f"{self._process.runtime} did not answer within {timeout_s:.3g} s")
+        name = self._process.runtime
+        self._end = WorkerTimeout(f"{name} did not answer within {timeout_s:.3g} s")
         raise self._end
 
     def _fail_gone(self) -> NoReturn:

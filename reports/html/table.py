@@ -14,11 +14,14 @@ Row = Mapping[str, Any]
 _GROUPS = (
     (
         "latency",
-        ("latency_", "insufficient", "samples", "effective_", "warmup_", "looks", "disturbed_"),
+        (
+            *("latency_", "insufficient", "samples", "effective_", "warmup_", "looks"),
+            *("disturbed_", "speedup"),
+        ),
     ),
     ("throughput", ("throughput_",)),
     ("size", ("artifact_bytes", "artifact_ratio", "weights_ratio")),
-    ("memory", ("memory_",)),
+    ("memory", ("memory_", "page_faults_")),
     (
         "accuracy",
         (
@@ -53,6 +56,7 @@ _ALWAYS = ("model", "recipe", "runtime", "attention", "workload", "device", "sta
 _SHOWN = (
     "latency_p50_ms",
     "latency_p99_ms",
+    "speedup",
     "throughput_samples_per_s",
     "artifact_bytes",
     "memory_peak_bytes",
@@ -60,7 +64,7 @@ _SHOWN = (
 )
 """Columns that are seen at first, whichever groups are switched off."""
 _WITH_INTERVAL = ("latency_p50", "latency_p90", "latency_p99")
-_LEFT_OUT = ("cell_id", "suite", "lineage")
+_LEFT_OUT = ("cell_id", "suite", "lineage", "compared")
 
 
 def cells_table(rows: Sequence[Row]) -> Markup | None:
@@ -177,6 +181,8 @@ def _shown(column: Column, value: Any, row: Row) -> Markup | str:
             return _number_with_interval(units.latency(row, quantile.removeprefix("latency_")))
     if value is None:
         return units.NOTHING
+    if name == "speedup":
+        return _number_with_interval(units.speedup(row))
     if name == "accuracy_drop":
         return _number_with_interval(units.accuracy_drop(row).replace(" points", " pt"))
     if column.dtype == "bool":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from reports.decision import decide
@@ -194,3 +196,59 @@ def test_decide_mentions_a_fallback_of_what_it_ships(make_row) -> None:
 
 def test_decide_is_empty_without_rows() -> None:
     assert decide([]) == []
+
+
+def took_turns(make_row, times: dict[str, float], half: float, **columns) -> list:
+    """Rows of one block on a machine too restless for any median: only ratios are known."""
+    ids = {recipe: f"id-{recipe}" for recipe in times}
+    return [
+        make_row(
+            recipe,
+            cell_id=ids[recipe],
+            latency_p50_ms=None,
+            latency_p50_low_ms=None,
+            latency_p50_high_ms=None,
+            insufficient="p50",
+            compared=json.dumps(
+                {
+                    ids[other]: [time / theirs, time / theirs / half, time / theirs * half]
+                    for other, theirs in times.items()
+                    if other != recipe
+                }
+            ),
+            **columns,
+        )
+        for recipe, time in times.items()
+    ]
+
+
+def test_decide_ranks_by_common_rounds_where_no_latency_is_known(make_row) -> None:
+    [decision] = decide(took_turns(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 8.0}, 1.1))
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8"
+    assert decision.tied == ()
+    assert decision.speedup is not None
+    assert decision.speedup.value == pytest.approx(2.5)
+    assert (decision.speedup.low, decision.speedup.high) == pytest.approx((2.5 / 1.1, 2.5 * 1.1))
+    assert "its own latency not known closely enough" in decision.sentence
+    assert any("too restless" in caveat for caveat in decision.caveats)
+
+
+def test_decide_calls_a_tie_what_common_rounds_cannot_tell_apart(make_row) -> None:
+    rows = took_turns(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 4.2}, 1.1)
+    rows[2] = {**rows[2], "artifact_bytes": rows[1]["artifact_bytes"] // 2}
+    [decision] = decide(rows)
+    assert {row["recipe"] for row in decision.tied} == {"int8", "int4"}
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int4"
+
+
+def test_decide_trusts_common_rounds_more_than_medians(make_row) -> None:
+    """Medians whose wide intervals meet, from rounds that tell the two apart."""
+    fast, slow = took_turns(make_row, {"fp32": 1.0, "int8": 1.2}, 1.02)
+    wide = {"latency_p50_low_ms": 3.0, "latency_p50_high_ms": 9.0, "insufficient": None}
+    rows = [{**fast, **wide, "latency_p50_ms": 6.0}, {**slow, **wide, "latency_p50_ms": 5.0}]
+    [decision] = decide(rows)
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "fp32"
+    assert decision.tied == ()
