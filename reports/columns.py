@@ -259,6 +259,13 @@ COLUMNS: tuple[Column, ...] = (
         "Share of predictions that equal the reference's, right or wrong.",
     ),
     Column(
+        "fidelity_predictions",
+        "int",
+        "predictions",
+        "Predictions of one call that were compared with the reference's before the clock started: "
+        "what top1_agreement rests on where there is no task.",
+    ),
+    Column(
         "kl_divergence",
         "float",
         "nats",

@@ -84,7 +84,7 @@ def caveats(
         if (agreement := ship.get("top1_agreement")) is not None:
             yield (
                 "No accuracy was measured: judged by fidelity to the fp32 reference "
-                f"({units.points(agreement)} % of its predictions are the same)."
+                f"({units.points(agreement)} % of {_predictions(ship)} are the same)."
             )
         else:
             yield (
@@ -116,6 +116,11 @@ def build_name(row: Row) -> str:
     attention = row.get("attention") or "default"
     with_attention = "" if attention == "default" else f" with {attention} attention"
     return f"{row['recipe']} on {row['runtime']}{with_attention}"
+
+
+def _predictions(row: Row) -> str:
+    count = row.get("fidelity_predictions")
+    return "its predictions" if count is None else _count(count, "prediction")
 
 
 def _latency(row: Row) -> str:

@@ -33,6 +33,8 @@ class Fidelity:
     top1_agreement: float | None
     """Share of positions whose largest logit is the reference's; None for outputs that are not
     logits (fewer than two axes)."""
+    predictions: int
+    """Positions that ``top1_agreement`` compares."""
     kl_divergence: float | None
     """Mean over positions of KL(reference || out) of the softmaxes, in nats."""
 
@@ -75,6 +77,7 @@ def compare(outputs: Sequence[Feeds], references: Sequence[Feeds]) -> Fidelity:
         relative_error=relative,
         snr_db=float(-20 * np.log10(relative)) if relative else float("inf"),
         top1_agreement=float(np.concatenate(agreements).mean()) if agreements else None,
+        predictions=sum(len(part) for part in agreements),
         kl_divergence=float(np.concatenate(divergences).mean()) if divergences else None,
     )
 

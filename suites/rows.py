@@ -88,6 +88,7 @@ def fidelity(measured: Fidelity, tolerance: Tolerance) -> dict[str, Any]:
         "max_rel_error": measured.max_rel_error,
         "relative_error": measured.relative_error,
         "top1_agreement": measured.top1_agreement,
+        "fidelity_predictions": measured.predictions or None,
         "kl_divergence": measured.kl_divergence,
         # The floor is declared in dB; its column is the relative error that it allows.
         "tolerance": None if tolerance.min_snr_db is None else 10 ** (-tolerance.min_snr_db / 20),

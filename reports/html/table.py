@@ -37,7 +37,7 @@ _GROUPS = (
             "bits_",
         ),
     ),
-    ("correctness", ("max_abs_", "max_rel_", "tolerance")),
+    ("correctness", ("max_abs_", "max_rel_", "tolerance", "fidelity_")),
     ("contract", ("contract_",)),
     (
         "proof",

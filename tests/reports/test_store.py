@@ -249,3 +249,19 @@ def test_load_names_the_file_when_run_json_is_damaged(tmp_path: Path, text: str)
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ReportError, match=r"run\.json"):
         reports.load(tmp_path)
+
+
+def test_resuming_takes_the_old_tables_away_until_it_is_finished(
+    tmp_path: Path, make_row
+) -> None:
+    """A resumed run that is killed must not leave tables that lack what it measured."""
+    folder = tmp_path / "run"
+    with RunStore.create(folder, RUN) as store:
+        store.record(make_row("fp32"))
+        store.finish()
+    store = RunStore.resume(folder, RUN)
+    store.record(make_row("int8"))
+    store.close()  # as a killed process would
+    assert not (folder / "cells.parquet").exists()
+    reports.write(folder)
+    assert sorted(reports.load(folder).cells["recipe"]) == ["fp32", "int8"]

@@ -341,6 +341,17 @@ def test_a_worker_whose_threads_never_sleep_stands_still_between_requests(
     worker.close()
 
 
+def test_a_worker_that_sends_what_cannot_be_read_is_killed_and_named(
+    opened: Callable[..., Worker], feeds: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = opened(Behaviour(latency_ms=0))
+    monkeypatch.setattr("runtimes.wire.MAGIC", b"????")
+    with pytest.raises(WorkerCrashed, match="fake sent what cannot be read"):
+        worker.run(feeds)
+    assert worker.dead
+    assert not is_alive(worker.pid)
+
+
 def test_contract_names_the_allocator(opened: Callable[..., Worker]) -> None:
     assert opened(Behaviour()).contract().allocator == "glibc, mmap 32 MiB, trim 64 MiB"
 

@@ -30,6 +30,7 @@ def test_calls_are_pooled_by_power_not_averaged():
     found = compare([outputs([0.0, 5.0]), outputs([1.0, 0.0])], [outputs([0.0, 4.0])] * 2)
     assert found.relative_error == pytest.approx(math.sqrt((1 + 1 + 16) / 32))
     assert found.top1_agreement == 0.5
+    assert found.predictions == 2
 
 
 def test_divergence_of_a_fair_from_a_loaded_coin():

@@ -129,6 +129,35 @@ def test_recipe_that_needs_data_asks_for_a_task(suite_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_recipe_calibrates_on_synthetic_inputs_where_the_suite_says_so(suite_file, tmp_path):
+    suite = suite_file(runtimes='["onnxruntime-cpu"]')
+    text = suite.read_text().replace("[matrix]", '[matrix]\nrecipe = ["int8-static"]')
+    suite.write_text(text.replace("[models.ramp]", '[models.ramp]\ncalibration = "synthetic"'))
+    run(str(suite), tmp_path / "out", only="one")
+    row = cells(tmp_path / "out").loc["one"]
+    # The ramp's only layer has a weight of zeros: nothing there to quantize, and the row says so.
+    assert row["status"] in ("incorrect", "error")
+    assert "int8" in row["reason"]
+
+
+def test_option_that_a_runtime_does_not_have_is_found_before_anything_is_built(
+    suite_file, tmp_path
+):
+    with pytest.raises(InputError, match=r"fakes\.toml: runtimes\.fake: .*no option 'laziness'"):
+        run(str(suite_file("laziness = 3")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_are_relative_to_fp32_also_where_fp32_has_no_cell(suite_file, tmp_path):
+    suite = suite_file(runtimes='["onnxruntime-cpu"]')
+    suite.write_text(suite.read_text().replace("[matrix]", '[matrix]\nrecipe = ["fp32", "mine"]'))
+    suite.write_text(
+        suite.read_text().replace("[models.ramp]", "[recipes.mine]\npasses = []\n[models.ramp]")
+    )
+    run(str(suite), tmp_path / "out", only="mine")
+    assert cells(tmp_path / "out")["artifact_ratio"].eq(1.0).all()
+
+
 def test_hostile_names_stay_text(suite_file, tmp_path):
     name = "<script>alert(1)</script>/../../x"
     suite = suite_file()

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from compile.errors import InputError
-from suites.blocks import SessionKey, blocks
 from suites.cell import Cell
 from suites.reading import shipped_suites
 from suites.suite import load_suite
@@ -120,10 +119,3 @@ def test_decode_feeds_one_token_beside_its_cache():
         "sequence": 1,
         "past": 7,
     }
-
-
-def test_blocks_keep_to_the_budget_and_lose_nobody():
-    keys = [SessionKey("m", f"r{i}", "openvino", "default", "cpu") for i in range(5)]
-    found = blocks(keys, dict(zip(keys, (4, 4, 4, 20, 1), strict=True)).get, 10)
-    assert [len(block) for block in found] == [2, 1, 1, 1]
-    assert [key for block in found for key in block] == keys
