@@ -147,6 +147,19 @@ COLUMNS: tuple[Column, ...] = (
         "Samples during which the machine is known to have been disturbed. Flagged, not removed.",
     ),
     Column(
+        "drift",
+        "float",
+        "",
+        "Relative change of the median from the first to the last third of the samples.",
+    ),
+    Column(
+        "own_drift",
+        "float",
+        "",
+        "What is left of the drift when what the machine did to all cells of a round is taken "
+        "out. A cell that drifts by itself is not-stationary; a machine that drifts is not.",
+    ),
+    Column(
         "speedup",
         "float",
         "",

@@ -65,6 +65,7 @@ class ModelRun:
             self._check_workloads(base)
             artifacts = self._artifacts()
             truths = self._truths(base, {key.recipe for key in artifacts})
+            artifacts = {key: a for key, a in artifacts.items() if key.recipe in truths}
             scored = self._scored(base, artifacts)
         except rows.FAILURES as error:
             # Without the fp32 model or its outputs nothing can be said of any build of it.
@@ -72,7 +73,7 @@ class ModelRun:
             return
         finally:
             self._builds.close()
-        keys = [key for key in scored if key.recipe in truths]
+        keys = list(scored)
         self._random.shuffle(keys)
 
         def size(key: SessionKey) -> int:
@@ -83,6 +84,7 @@ class ModelRun:
             try:
                 self._measure_block(f"{self._subject.name}-{number}", sessions, truths)
             finally:
+                self._display.stage(f"closing {len(sessions)} workers")
                 for session in sessions:
                     session.close()
 
@@ -116,6 +118,7 @@ class ModelRun:
             load_together(list(sessions.values()))
             for made, session in sessions.items():
                 outputs[made] = self._outputs(session)
+                session.close()
         finally:
             for session in sessions.values():
                 session.close()

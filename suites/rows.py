@@ -103,6 +103,8 @@ def latency(measurement: Measurement) -> dict[str, Any]:
         "warmup_s": measurement.warmup_seconds,
         "looks": len(measurement.looks),
         "disturbed_samples": measurement.disturbed_calls,
+        "drift": measurement.drift,
+        "own_drift": measurement.own_drift,
         "timed_s": float(measurement.samples.nanoseconds.sum()) / 1e9,
     }
     insufficient = []

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,6 +23,7 @@ import numpy as np
 
 from runtimes import registry
 from suites import rows
+from suites.blocks import SHARE_OF_MEMORY, available_memory, session_bytes
 from suites.scoring import Scored, score
 from suites.sessions import LiveSession
 from suites.tasks.task import Task
@@ -90,7 +91,8 @@ class Scorer:
 
         The sessions themselves are not opened. Raises InputError only.
         """
-        apart = [session.apart(max(1, session.threads // AT_ONCE)) for session in sessions]
+        at_once = _at_once(sessions)
+        apart = [session.apart(max(1, session.threads // at_once)) for session in sessions]
         keys = [self._key(session) for session in apart]
         once = dict(zip(keys, apart, strict=True))
         results: dict[str, tuple[Scored | Exception, float]] = {
@@ -112,7 +114,7 @@ class Scorer:
             return outcome, time.perf_counter() - start
 
         # A worker dies with the thread that spawned it: each is spawned and closed in one call.
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             results |= dict(zip(missing, pool.map(compute, missing), strict=True))
         return [results[key] for key in keys]
 
@@ -136,7 +138,15 @@ class Scorer:
             artifact=session.artifact.key,
             task=self._task.fingerprint,
             runtime=session.key.runtime,
-            options=asdict(session.options),
+            # Threads change the rounding of a sum and no more.
+            options=asdict(replace(session.options, threads=1)),
             versions=self._versions.get(session.key.runtime, {}),
             machine=platform.processor() or platform.machine(),
         )
+
+
+def _at_once(sessions: Sequence[LiveSession]) -> int:
+    """As many workers as fit into memory whichever they are, at most ``AT_ONCE``."""
+    largest = max(session_bytes(s.artifact.bytes, s.key.runtime) for s in sessions)
+    fit = int(available_memory() * SHARE_OF_MEMORY) // largest
+    return min(AT_ONCE, max(1, fit))

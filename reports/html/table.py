@@ -16,7 +16,7 @@ _GROUPS = (
         "latency",
         (
             *("latency_", "insufficient", "samples", "effective_", "warmup_", "looks"),
-            *("disturbed_", "speedup"),
+            *("disturbed_", "drift", "own_drift", "speedup"),
         ),
     ),
     ("throughput", ("throughput_",)),

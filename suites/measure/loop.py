@@ -18,8 +18,9 @@ import numpy as np
 from suites.measure.disturbance import OtherLoad, is_disturbed
 from suites.measure.measurement import Measurement, Samples, Status, StoppedBy
 from suites.measure.plan import MeasurePlan
+from suites.measure.polish import own_times
 from suites.measure.quantiles import quantile_interval
-from suites.measure.steady import WarmUp
+from suites.measure.steady import Drift, WarmUp, drift_of
 from suites.measure.stopping import Stopping
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -81,7 +82,8 @@ def measure(
             live[index].take_turn(number)
         live = [cell for cell in live if not cell.finished]
         number += 1
-    return {cell.name: cell.measurement() for cell in cells}
+    own = own_times({cell.name: cell.samples() for cell in cells})
+    return {cell.name: cell.measurement(own[cell.name]) for cell in cells}
 
 
 class _Cell:
@@ -158,7 +160,7 @@ class _Cell:
         out_of_time = self._seconds >= plan.max_seconds and self._kept >= plan.min_samples
         full = self._kept >= plan.max_samples
         if self._kept >= stopping.next_size or out_of_time or full:
-            if stopping.look(self._samples().kept):
+            if stopping.look(self.samples().kept):
                 self._finish("precision")
                 return
             if out_of_time or full:
@@ -168,11 +170,13 @@ class _Cell:
         done = max(0.9 * self._kept / stopping.next_size, self._seconds / plan.max_seconds)
         self._report("measuring", WARMUP_SHARE + (1 - WARMUP_SHARE) * done)
 
-    def measurement(self) -> Measurement:
-        samples = self._samples()
+    def measurement(self, own: np.ndarray) -> Measurement:
+        """``own`` are the kept calls without what the machine did to all cells (``own_times``)."""
+        samples = self.samples()
         kept = samples.kept
         looks = tuple(self._stopping.looks) if self._stopping else ()
-        status, reason = self._verdict()
+        own_drift = drift_of(own, self._plan.drift_tolerance)
+        status, reason = self._verdict(own_drift)
         ok = status == "ok"
         quantiles = {}
         if ok:
@@ -191,10 +195,12 @@ class _Cell:
             warmup_calls=int(samples.warmup.sum()),
             warmup_seconds=sum(b.seconds for b in self._blocks if b.round_number < 0),
             disturbed_calls=self._disturbed_calls(),
+            drift=looks[-1].drift.change if looks else None,
+            own_drift=own_drift.change if looks else None,
             failure=self._failure,
         )
 
-    def _verdict(self) -> tuple[Status, str]:
+    def _verdict(self, own: Drift) -> tuple[Status, str]:
         if self._failure is not None:
             text = str(self._failure).strip().split("\n", 1)[0]
             return "error", f"{type(self._failure).__name__}: {text}"
@@ -204,10 +210,13 @@ class _Cell:
                 f"({sum(len(b.nanoseconds) for b in self._blocks)} calls); raise max_warmup_s"
             )
         drift = self._stopping.looks[-1].drift
-        if drift.significant:
+        # A machine that slows every cell leaves their ratios as they are; one that no other cell
+        # shares is the cell's own.
+        if drift.significant and own.significant:
             return "not-stationary", (
                 f"the median moved by {drift.change:+.1%} from the first to the last third of "
-                f"{self._kept} calls; measure on a quieter machine or raise min_warmup_s"
+                f"{self._kept} calls ({own.change:+.1%} by itself, not with other cells); measure "
+                "on a quieter machine or raise min_warmup_s"
             )
         return "ok", ""
 
@@ -235,7 +244,8 @@ class _Cell:
         self._blocks.append(block)
         return block
 
-    def _samples(self) -> Samples:
+    def samples(self) -> Samples:
+        """Every timed call so far."""
         lengths = [len(block.nanoseconds) for block in self._blocks]
         rounds = np.repeat(np.array([b.round_number for b in self._blocks], np.int32), lengths)
         return Samples(

@@ -55,6 +55,10 @@ class Measurement:
     warmup_seconds: float
     disturbed_calls: int | None
     """Kept calls in disturbed blocks; None where the system cannot tell."""
+    drift: float | None = None
+    """Relative change of the median from the first to the last third of the kept calls."""
+    own_drift: float | None = None
+    """What is left of it when what the machine did to all cells of a round is taken out."""
     failure: Exception | None = None
     """What the sampler raised, if it did."""
 

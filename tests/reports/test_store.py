@@ -251,9 +251,7 @@ def test_load_names_the_file_when_run_json_is_damaged(tmp_path: Path, text: str)
         reports.load(tmp_path)
 
 
-def test_resuming_takes_the_old_tables_away_until_it_is_finished(
-    tmp_path: Path, make_row
-) -> None:
+def test_resuming_takes_the_old_tables_away_until_it_is_finished(tmp_path: Path, make_row) -> None:
     """A resumed run that is killed must not leave tables that lack what it measured."""
     folder = tmp_path / "run"
     with RunStore.create(folder, RUN) as store:

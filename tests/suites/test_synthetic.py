@@ -22,7 +22,13 @@ TOKENS = Signature(
 
 def test_examples_come_one_at_a_time_in_several_lengths_within_the_models_maximum():
     feeds = list(Synthetic(TOKENS).calibration(5))
-    assert [each["input_ids"].shape for each in feeds] == [(1, 16), (1, 32), (1, 48), (1, 48), (1, 16)]
+    assert [each["input_ids"].shape for each in feeds] == [
+        (1, 16),
+        (1, 32),
+        (1, 48),
+        (1, 48),
+        (1, 16),
+    ]
     assert all(each["past_key_values.0.key"].shape == (1, 2, 0, 4) for each in feeds)
     assert all(0 <= each["input_ids"].min() <= each["input_ids"].max() < 50 for each in feeds)
     assert not np.array_equal(feeds[0]["input_ids"], feeds[4]["input_ids"])
