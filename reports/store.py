@@ -141,11 +141,14 @@ class RunStore:
         path = self._journal / f"{stem}.parquet"
         write_whole(path, lambda file: _write_table(table, file))
 
-    def finish(self) -> None:
+    def finish(self, facts: Mapping[str, Any] | None = None) -> None:
         """Merge the journal into the three Parquet files, and release the folder.
 
-        The journal stays: it is what a resumed run goes on from.
+        The journal stays: it is what a resumed run goes on from. ``facts`` are added to
+        ``run.json``: what is known of a run only at its end.
         """
+        if facts:
+            self._write_run({**read_run(self.folder), **facts})
         placed = []
         for path in self._journal.glob("cell-*.json"):
             row = _read_row(path)

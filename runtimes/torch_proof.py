@@ -33,14 +33,13 @@ BOOKKEEPING_OPERATORS = frozenset(f"aten::{name}" for name in _BOOKKEEPING)
 
 def profiled_events(call: Callable[[], object], device: torch.device) -> Sequence[Any]:
     """The profiler's events of one call."""
-    from torch.profiler import ProfilerActivity, profile
+    # Not torch.profiler, which wraps the same recorder and imports the whole compiler to do so: a
+    # second, and 70 MB that the session would be said to need.
+    from torch.autograd.profiler import profile
 
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as recorded:
+    with profile(use_device="cuda" if device.type == "cuda" else None) as recorded:
         call()
-    return recorded.events()
+    return recorded.function_events or []
 
 
 def torch_proof(events: Sequence[Any], device: torch.device, fallback: str) -> Proof:

@@ -18,7 +18,7 @@ from compile.artifact import Store
 from compile.errors import InputError
 from reports import tables
 from reports.store import RunStore, read_run
-from runtimes import doctor, registry
+from runtimes import doctor, memory, registry
 from runtimes.options import parse
 from suites.build import Builder
 from suites.cell import Cell
@@ -76,7 +76,7 @@ def run(
         versions = {name: found.versions for name, found in survey.items()}
         _measure(suite, cells, models, recorder, out, console, versions)
         statuses = [row["status"] for row in recorder.rows()]
-        recorder.finish()
+        recorder.finish({"assay_peak_bytes": memory.peak()})
     reports.write(out)
     results = reports.load(out)
     screen = Console()
