@@ -45,6 +45,13 @@ def speedup(row: Mapping[str, Any]) -> str:
     return f"{value:.2f}x" + interval(row.get("speedup_low"), row.get("speedup_high"), 1, 2)
 
 
+def speed(row: Mapping[str, Any]) -> str:
+    """The median latency; where the machine was too restless for it, the speed-up."""
+    if row.get("latency_p50_ms") is None and row.get("speedup") is not None:
+        return f"{speedup(row)} as fast as its fp32"
+    return latency(row)
+
+
 def points(share: float) -> str:
     """A share as points of a hundred, two decimals, never ``-0.00``."""
     return f"{round(100 * share, 2) + 0.0:.2f}"

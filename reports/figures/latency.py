@@ -22,6 +22,7 @@ from reports.figures.strips import (
     whisker,
 )
 from reports.figures.svg import Markup, element, join
+from reports.ranking import relative_times, was_timed
 
 Row = Mapping[str, Any]
 
@@ -35,18 +36,18 @@ def latency_figure(
 
     ``samples`` has some of each cell's latencies in ms by ``cell_id``.
     """
-    rows = sorted(
-        (row for row in rows if row["status"] == "ok" and row.get("latency_p50_ms")),
-        key=lambda row: row["latency_p50_ms"],
-    )
+    times = relative_times(rows)
+    rows = sorted((row for row in rows if was_timed(row)), key=lambda row: times[id(row)])
     if not rows:
         return None
     ends = [
         row.get(name)
         for row in rows
-        for name in ("latency_min_ms", "latency_p50_low_ms", "latency_p50_high_ms")
+        for name in (
+            *("latency_min_ms", "latency_p50_ms"),
+            *("latency_p50_low_ms", "latency_p50_high_ms"),
+        )
     ]
-    ends += [row["latency_p50_ms"] for row in rows]
     ends += [_tail(row, samples) for row in rows]
     scale = positive_scale(ends, margin=0.03)
     strips = [
@@ -76,8 +77,8 @@ def _draw(row: Row, samples: np.ndarray | None, scale: Scale, marks: Marks) -> M
     parts.append(whisker(scale, low, high, f"whisker {colour}"))
     if (p99 := row.get("latency_p99_ms")) is not None:
         parts.append(upright(scale, p99, f"tail {colour}", inset=5))
-    x = percent(scale(row["latency_p50_ms"]))
-    parts.append(marks.mark(row["runtime"], 64, x, MIDDLE))
+    if (p50 := row.get("latency_p50_ms")) is not None:
+        parts.append(marks.mark(row["runtime"], 64, percent(scale(p50)), MIDDLE))
     return join([part for part in parts if part is not None])
 
 

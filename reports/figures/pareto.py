@@ -11,9 +11,11 @@ from reports.figures.cost import COSTS, DROP, Cost
 from reports.figures.labels import Box, place_label, text_width
 from reports.figures.marks import Marks
 from reports.figures.scale import Scale, positive_scale, round_up, tick_text
+from reports.figures.speed import Speed, speed_of
 from reports.figures.strips import build_label
 from reports.figures.svg import Markup, element, join
 from reports.pareto import pareto_front
+from reports.ranking import was_timed
 from reports.wording import build_name
 
 Row = Mapping[str, Any]
@@ -30,15 +32,18 @@ def pareto_figure(
     allowed_drop: float,
     marks: Marks,
     unranked: Sequence[Row] = (),
+    baseline: Row | None = None,
 ) -> Markup | None:
     """The figure of one model, workload and device; None where no row has both coordinates.
 
-    ``unranked`` rows are shown, and have no part in the front.
+    ``unranked`` rows are shown, and have no part in the front. ``baseline`` is what times are
+    relative to where some builds have none of their own.
     """
-    rows = [row for row in rows if row["status"] == "ok" and row.get("latency_p50_ms")]
+    speed = speed_of(rows, baseline)
+    rows = [row for row in rows if was_timed(row) and speed.value(row)]
     for cost in COSTS:
         if known := [row for row in rows if _is_known(cost.value(row))]:
-            figure = _Figure(cost, known, ship, allowed_drop, marks, unranked)
+            figure = _Figure(cost, speed, known, ship, allowed_drop, marks, unranked)
             return element("div", figure.draw(), figure.front_table(), class_="pair")
     return None
 
@@ -51,30 +56,26 @@ class _Figure:
     def __init__(
         self,
         cost: Cost,
+        speed: Speed,
         rows: list[Row],
         ship: Row | None,
         allowed_drop: float,
         marks: Marks,
         unranked: Sequence[Row],
     ) -> None:
-        self.cost, self.rows, self.ship, self.marks = cost, rows, ship, marks
+        self.cost, self.speed, self.rows = cost, speed, rows
+        self.ship, self.marks = ship, marks
         self.limit = 100 * allowed_drop if cost is DROP else None
-        self.x = positive_scale(
-            value
-            for row in rows
-            for value in (
-                row["latency_p50_ms"],
-                row.get("latency_p50_low_ms"),
-                row.get("latency_p50_high_ms"),
-            )
-        )
+        self.times = [speed.value(row) or math.nan for row in rows]
+        ends = [end for row in rows for end in speed.ends(row) or ()]
+        self.x = positive_scale([*self.times, *ends])
         self.values = [float(cost.value(row) or 0.0) for row in rows]
         self.y = self._vertical()
         self.largest = max((row.get("artifact_bytes") or 0 for row in rows), default=0) or 1
         self.unranked = [any(row is other for other in unranked) for row in rows]
         points = [
-            (math.nan if aside else row["latency_p50_ms"], value)
-            for row, value, aside in zip(rows, self.values, self.unranked, strict=True)
+            (math.nan if aside else time, value)
+            for time, value, aside in zip(self.times, self.values, self.unranked, strict=True)
         ]
         self.front = pareto_front(points)
 
@@ -101,7 +102,7 @@ class _Figure:
         )
         return element(
             "svg",
-            element("title", f"Median latency against {self.cost.title}"),
+            element("title", f"{self.speed.axis} against {self.cost.title}"),
             element("desc", described),
             self._limit_area(),
             self._axes(),
@@ -116,13 +117,13 @@ class _Figure:
 
     def front_table(self) -> Markup:
         """The builds on the front in words, the fastest first."""
-        heads = [element("th", name, scope="col") for name in ("Pareto front", "median", "size")]
+        heads = [element("th", name, scope="col") for name in ("Pareto front", "time", "size")]
         heads.insert(2, element("th", self.cost.short, scope="col"))
         lines = []
         for i in self.front:
             row = self.rows[i]
             drop = units.accuracy_drop(row) if self.cost is DROP else f"{self.values[i]:.3g}"
-            cells = [units.latency(row), drop, units.binary(row.get("artifact_bytes"))]
+            cells = [self.speed.text(row), drop, units.binary(row.get("artifact_bytes"))]
             lines.append(
                 element(
                     "tr",
@@ -179,7 +180,7 @@ class _Figure:
                 label = element("text", tick_text(tick), x=LEFT - 8, y=y + 4, class_="tick end")
                 parts.append(label)
         scale = ", log scale" if self.x.log else ""
-        across = f"median latency, ms{scale} (lower is better)"
+        across = f"{self.speed.axis}{scale} (lower is better)"
         middle = (TOP + bottom) / 2
         parts.append(
             element("text", across, x=(LEFT + right) / 2, y=HEIGHT - 10, class_="axis-title middle")
@@ -203,23 +204,21 @@ class _Figure:
         path: list[str] = []
         last_y = 0.0
         for i in self.front:
-            x, y = self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
+            x, y = self._px(self.times[i]), self._py(self.values[i])
             path.append(f"L{x:.1f},{last_y:.1f}L{x:.1f},{y:.1f}" if path else f"M{x:.1f},{y:.1f}")
             last_y = y
         path.append(f"L{WIDTH - RIGHT},{last_y:.1f}")
         return element("path", d="".join(path), class_="front")
 
     def _whiskers(self, i: int) -> Markup:
-        row, x, y = self.rows[i], self._px(self.rows[i]["latency_p50_ms"]), self._py(self.values[i])
+        row, x, y = self.rows[i], self._px(self.times[i]), self._py(self.values[i])
         style = f"whisker {self.marks.colour(row['runtime'])}"
         if i not in self.front and row is not self.ship:
             style += " behind"
         parts = []
-        low, high = row.get("latency_p50_low_ms"), row.get("latency_p50_high_ms")
-        if low is not None and high is not None:
-            parts.append(
-                element("line", x1=self._px(low), x2=self._px(high), y1=y, y2=y, class_=style)
-            )
+        if (sides := self.speed.ends(row)) is not None:
+            left, right = (self._px(end) for end in sides)
+            parts.append(element("line", x1=left, x2=right, y1=y, y2=y, class_=style))
         if (ends := self.cost.ends(row)) is not None:
             parts.append(
                 element(
@@ -230,7 +229,7 @@ class _Figure:
 
     def _point(self, i: int) -> Markup:
         row = self.rows[i]
-        x, y = self._px(row["latency_p50_ms"]), self._py(self.values[i])
+        x, y = self._px(self.times[i]), self._py(self.values[i])
         shipped = row is self.ship
         extra = "unranked" if self.unranked[i] else "front-mark" if i in self.front else "behind"
         parts = [
@@ -248,8 +247,8 @@ class _Figure:
     def _labels(self) -> Markup:
         """Names beside the marks, where they fit: the shipped build, the front, then the rest."""
         places = [
-            (self._px(row["latency_p50_ms"]), self._py(value), math.sqrt(self._area(row)) / 2)
-            for row, value in zip(self.rows, self.values, strict=True)
+            (self._px(time), self._py(value), math.sqrt(self._area(row)) / 2)
+            for row, time, value in zip(self.rows, self.times, self.values, strict=True)
         ]
         taken = [Box(x - r, y - r, x + r, y + r) for x, y, r in places]
         if self.limit is not None:

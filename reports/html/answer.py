@@ -84,8 +84,9 @@ def _numbers(decision: Decision, allowed_drop: float) -> Markup | None:
         tiles.append(
             ("speed-up", f"{speedup.value:.2f}×", interval, f"over best {baseline['recipe']}")
         )
-    number, interval = units.parted(units.latency(ship))
-    tiles.append(("latency", number, interval.strip(), "median of one call"))
+    if ship.get("latency_p50_ms") is not None:
+        number, interval = units.parted(units.latency(ship))
+        tiles.append(("latency", number, interval.strip(), "median of one call"))
     if ship.get("artifact_bytes") is not None:
         size = units.binary(ship["artifact_bytes"])
         if baseline is not None and baseline is not ship and baseline.get("artifact_bytes"):
@@ -121,7 +122,7 @@ def _alternatives(decision: Decision) -> Markup | None:
     for name, row in (("Smallest", decision.smallest), ("Most accurate", decision.most_accurate)):
         if row is None or row is decision.ship:
             continue
-        facts = [units.latency(row), units.binary(row.get("artifact_bytes"))]
+        facts = [units.speed(row), units.binary(row.get("artifact_bytes"))]
         if row.get("accuracy_drop") is not None:
             facts.append(f"drop {units.accuracy_drop(row)}")
         lines.append(
@@ -142,7 +143,7 @@ def _refused(decision: Decision) -> Markup | None:
         return None
     count = len(aside)
     items = [
-        element("li", element("b", build_name(row)), f" ({units.latency(row)}): {why}")
+        element("li", element("b", build_name(row)), f" ({units.speed(row)}): {why}")
         for row, why in aside
     ]
     builds = "build was" if count == 1 else "builds were"

@@ -111,7 +111,9 @@ def _tradeoff(
     for decision in decisions:
         group = _group(rows, decision)
         unranked = [row for row, _ in decision.unranked]
-        drawn = pareto_figure(group, decision.ship, allowed_drop, marks, unranked)
+        drawn = pareto_figure(
+            group, decision.ship, allowed_drop, marks, unranked, decision.baseline
+        )
         if drawn is not None:
             scored = scored or any(DROP.value(row) is not None for row in group)
             figures.append(_figure(decision, decisions, drawn))
@@ -119,7 +121,7 @@ def _tradeoff(
         return None
     cost = "accuracy drop" if scored else "what it costs"
     note = (
-        f"Median latency against {cost}: the closer to the lower left corner, the better. The "
+        f"Speed against {cost}: the closer to the lower left corner, the better. The "
         "area of a mark is the size of its artifact, whiskers are 95 % intervals, and the stepped "
         "line is the Pareto front, which no other build beats on both counts. A ring marks the "
         "build to ship."
@@ -140,7 +142,8 @@ def _latency(
         return None
     note = (
         "Time of one call: median with its 95 % interval, the thin upright line p99 where the "
-        "sample supports it, and behind them how the samples are distributed."
+        "sample supports it, and behind them how the samples are distributed. Where the machine "
+        "was too restless for a median, the distribution stands alone."
     )
     return section("Latency", "latency", note, marks.legend(), _side_by_side(figures))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -17,6 +18,7 @@ from reports.figures.marks import _SHAPES, Marks
 from reports.figures.memory import memory_figure
 from reports.figures.pareto import pareto_figure
 from reports.figures.scale import Scale, positive_scale, tick_text
+from reports.figures.speed import speed_of
 from reports.figures.svg import Markup, element
 
 MARKS = Marks(["onnxruntime-cpu", "openvino"])
@@ -238,3 +240,54 @@ def test_lineage_figure_shows_each_step_with_its_size(make_row) -> None:
     assert re.findall(r'width="([\d.]+)%" height="6" class="m-weights"', drawn) == ["100.0", "50.0"]
     assert "2.00 MiB · 3.0 s" in drawn
     assert "scheme: u8s8" in drawn
+
+
+def restless(make_row, times: dict[str, float]) -> list:
+    """Rows of one block of which only the first has a median of its own."""
+    return [
+        make_row(
+            recipe,
+            cell_id=recipe,
+            accuracy_drop=0.001 * place,
+            compared=json.dumps(
+                {
+                    o: [t / times[o], 0.9 * t / times[o], 1.1 * t / times[o]]
+                    for o in times
+                    if o != recipe
+                }
+            ),
+            **({} if place == 0 else {"latency_p50_ms": None, "latency_p50_low_ms": None}),
+        )
+        for place, (recipe, t) in enumerate(times.items())
+    ]
+
+
+def test_figures_leave_out_no_build_whose_own_median_is_not_known(make_row) -> None:
+    rows = restless(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 8.0})
+    drawn = pareto_figure(rows, rows[1], 0.01, MARKS, (), rows[0])
+    assert drawn is not None
+    assert "time of one call, fp32 on onnxruntime-cpu = 1" in drawn
+    assert "3 builds" in drawn
+    assert "0.40x [0.36, 0.44]" in drawn
+    samples = {row["cell_id"]: np.full(50, 5.0) for row in rows}
+    strips = latency_figure(rows, samples, rows[1], MARKS)
+    assert strips is not None
+    places = [strips.index(f"<b>{name}</b>") for name in ("int8", "int4", "fp32")]
+    assert places == sorted(places)
+
+
+def test_speed_is_milliseconds_where_every_median_is_known(make_row) -> None:
+    rows = [make_row("fp32"), make_row("int8", latency_p50_ms=4.0)]
+    speed = speed_of(rows, rows[0])
+    assert speed.pivot is None
+    assert (speed.value(rows[1]), speed.axis) == (4.0, "median latency, ms")
+
+
+def test_speed_is_relative_to_the_baseline_where_one_median_is_not(make_row) -> None:
+    rows = restless(make_row, {"fp32": 10.0, "int8": 4.0})
+    speed = speed_of(rows, rows[0])
+    assert speed.pivot is rows[0]
+    assert speed.value(rows[0]) == 1.0
+    assert speed.value(rows[1]) == pytest.approx(0.4)
+    assert speed.ends(rows[1]) == pytest.approx((0.36, 0.44))
+    assert speed_of(rows).pivot is not None
