@@ -70,7 +70,7 @@ class WorkerProcess:
         for an interpreter that does not exist or cannot be started.
         """
         mode = ["-P"] if python is None else ["-I"]
-        interpreter = sys.executable if python is None else _find_interpreter(python)
+        interpreter = sys.executable if python is None else find_interpreter(python)
         log_dir.mkdir(parents=True, exist_ok=True)
         log = log_dir / f"{runtime}-{uuid.uuid4().hex[:8]}.log"
         ours, theirs = socket.socketpair()
@@ -156,7 +156,8 @@ class WorkerProcess:
         return WorkerCrashed(f"{self.runtime} died of {how}{words}")
 
 
-def _find_interpreter(python: str) -> str:
+def find_interpreter(python: str) -> str:
+    """Its path. Raises InputError where there is none."""
     found = shutil.which(Path(python).expanduser())
     if found is None:
         raise InputError(f"python = {python!r}: no such interpreter")

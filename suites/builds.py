@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from compile.artifact import Artifact, Kind
+from compile.errors import InputError
 from quantize.recipe import Recipe
 from runtimes import registry
 from suites import rows
@@ -62,6 +63,9 @@ class Builds:
                 artifact = self._builder.build(request)
             except rows.FAILURES as error:
                 self._made[key] = error
+            except InputError as error:
+                where = f"{self._suite.path}: models.{self._subject.name}"
+                raise InputError(f"{where}, recipe {recipe.name!r}: {error}") from error
             else:
                 self._made[key] = artifact
                 self._seconds[artifact.key] = time.perf_counter() - start

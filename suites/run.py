@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from reports import tables
 from reports.store import RunStore, read_run
 from runtimes import doctor, memory, registry
 from runtimes.options import parse
+from runtimes.process import find_interpreter
 from suites.build import Builder
 from suites.cell import Cell
 from suites.model_run import ModelRun
@@ -74,7 +76,13 @@ def run(
     recorder = RunStore.resume(out, facts) if resume else RunStore.create(out, facts)
     with recorder:
         versions = {name: found.versions for name, found in survey.items()}
-        _measure(suite, cells, models, recorder, out, console, versions)
+        try:
+            _measure(suite, cells, models, recorder, out, console, versions)
+        except InputError:
+            # Nothing was lost, and the folder is free again for the mended suite.
+            if not resume and not recorder.finished():
+                _remove(out)
+            raise
         statuses = [row["status"] for row in recorder.rows()]
         recorder.finish({"assay_peak_bytes": memory.peak()})
     reports.write(out)
@@ -121,9 +129,12 @@ def _measure(
 
 
 def _check_options(file: SuiteFile, path: Path) -> None:
-    """Raise InputError for an option that a runtime does not have, before anything is built."""
+    """Raise InputError for an option that a runtime does not have, or an interpreter that does not
+    exist, before anything is built."""
     for name, entry in file.runtimes.items():
         try:
+            if entry.python is not None:
+                find_interpreter(entry.python)
             parse(registry.entry(name).load().options, entry.model_extra or {}, name)
         except InputError as error:
             raise InputError(f"{path}: runtimes.{name}: {error}") from error
@@ -187,8 +198,14 @@ def _clear(out: Path, suite: Suite) -> None:
     if read_run(out).get("suite") != suite.name:
         raise InputError(f"{out} holds a run of another suite; --fresh does not replace that")
     with RunStore.resume(out):  # Not under a process that still writes it.
-        for folder in ("journal", "logs"):
-            shutil.rmtree(out / folder, ignore_errors=True)
-        for file in OUTPUTS:
-            (out / file).unlink(missing_ok=True)
-    (out / ".lock").unlink(missing_ok=True)
+        _remove(out)
+
+
+def _remove(out: Path) -> None:
+    """Remove a run's files, and its folder if nothing else is in it."""
+    for folder in ("journal", "logs"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for file in (*OUTPUTS, ".lock"):
+        (out / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()

@@ -33,12 +33,15 @@ def find_subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
     task = load_task(asked, suite.folder) if asked else None
     if task is not None and entry.classes is not None:
         raise InputError(f"{where}.classes: task {entry.task!r} says how many; leave it out")
-    found = resolve(
-        entry.source,
-        base=suite.folder,
-        task=task.kind if task else None,
-        classes=len(task.classes) if task else entry.classes,
-    )
+    try:
+        found = resolve(
+            entry.source,
+            base=suite.folder,
+            task=task.kind if task else None,
+            classes=len(task.classes) if task else entry.classes,
+        )
+    except InputError as error:
+        raise InputError(f"{where}.source: {error}") from error
     if found.trained and entry.train and task is None:
         raise InputError(
             f"{where}: {entry.source} is trained on a task: give it one (task = ...), or "

@@ -114,7 +114,10 @@ def _recipes(file: SuiteFile, path: Path) -> dict[str, Recipe]:
             where = f"{path}: recipes.{name}"
             recipes[name] = recipe_from_table(name, file.recipes[name], where)
         else:
-            recipes[name] = load_recipe(name, path.parent)
+            try:
+                recipes[name] = load_recipe(name, path.parent)
+            except InputError as error:
+                raise InputError(f"{path}: matrix.recipe: {error}") from error
     if unused := sorted(set(file.recipes) - set(names)):
         raise InputError(f"{path}: recipes.{unused[0]}: no cell uses it; add it to matrix.recipe")
     return recipes

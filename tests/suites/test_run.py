@@ -148,6 +148,18 @@ def test_option_that_a_runtime_does_not_have_is_found_before_anything_is_built(
     assert not (tmp_path / "out").exists()
 
 
+def test_mistake_found_while_building_leaves_the_folder_free(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    text = suite.read_text()
+    (tmp_path / "cut.onnx").write_bytes(b"not a model")
+    suite.write_text(text.replace('source = "', 'source = "cut.onnx" # '))
+    with pytest.raises(InputError, match=r"fakes\.toml: models\.ramp.*not an ONNX file"):
+        run(str(suite), out)
+    assert not out.exists()
+    suite.write_text(text)
+    assert run(str(suite), out, only="one") == ["ok"]
+
+
 def test_sizes_are_relative_to_fp32_also_where_fp32_has_no_cell(suite_file, tmp_path):
     suite = suite_file(runtimes='["onnxruntime-cpu"]')
     suite.write_text(suite.read_text().replace("[matrix]", '[matrix]\nrecipe = ["fp32", "mine"]'))
