@@ -26,7 +26,7 @@ from quantize.recipe import Recipe
 from runtimes.client import Worker
 from runtimes.process import THREAD_VARIABLES
 from runtimes.session import SessionOptions
-from suites.build import Builder, BuildRequest
+from suites.builder import Builder, BuildRequest
 from suites.suite_file import ModelEntry
 
 ROUNDS = 30

@@ -12,7 +12,7 @@ from compile.errors import InputError
 from quantize.recipe import Recipe
 from runtimes import registry
 from suites import rows
-from suites.build import Builder, BuildRequest
+from suites.builder import Builder, BuildRequest
 from suites.subject import Subject
 from suites.suite import FP32, Suite
 

@@ -118,7 +118,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from suites.build import BuildFailed, build_into
+    from suites.builder import BuildFailed, build_into
     from suites.progress import Display
 
     try:

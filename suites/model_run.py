@@ -16,7 +16,7 @@ from compile.signature import Feeds, Signature
 from reports.store import RunStore
 from suites import rows, scoring
 from suites.blocks import SessionKey, blocks, session_bytes
-from suites.build import Builder
+from suites.builder import Builder
 from suites.builds import PLAIN, Builds
 from suites.cell import Cell
 from suites.phase import run_phase

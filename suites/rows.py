@@ -14,7 +14,7 @@ from compile.errors import Corrupted, Incorrect, Unsupported
 from quantize.recipe import Tolerance
 from runtimes.failures import WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.session import FairnessContract, MemoryBreakdown, Proof
-from suites.build import BuildFailed
+from suites.builder import BuildFailed
 from suites.cell import Cell
 from suites.correctness import Fidelity
 from suites.measure.measurement import Measurement

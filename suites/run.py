@@ -22,7 +22,7 @@ from reports.store import RunStore, read_run
 from runtimes import doctor, memory, registry
 from runtimes.options import parse
 from runtimes.process import find_interpreter
-from suites.build import Builder
+from suites.builder import Builder
 from suites.cell import Cell
 from suites.model_run import ModelRun
 from suites.progress import Display
