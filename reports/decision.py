@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ Row = Mapping[str, Any]
 
 ALLOWED_DROP = 0.01
 REFERENCE_RECIPE = "fp32"
+TIE_MARGIN = 1.1
+"""A build is as good as the fastest when it is known to take at most this many times as long. One
+that merely cannot be told from it may be much slower, and is not chosen for its size."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def decide(
     Among the rows that are ``ok`` and whose contracts are alike, the fastest qualifies whose
     one-sided 95 % bound of the accuracy drop is below ``allowed_drop``. A row without accuracy
     is judged by its agreement with the reference, and the decision says so. Of rows that cannot
-    be told apart by speed the smallest artifact wins, then the one of fewer steps. Speeds are
-    compared by the rounds that two rows shared, where they did.
+    be told apart by speed, and are known to be close, the smallest artifact wins, then the one of
+    fewer steps. Speeds are compared by the rounds that two rows shared, where they did.
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -87,6 +91,9 @@ def _decide_group(
     def time(row: Row) -> float:
         return times[id(row)]
 
+    lost = [row for row in ranked if math.isinf(time(row))]
+    unranked += [(row, "not ranked: nothing compares it with the others") for row in lost]
+    ranked = [row for row in ranked if not math.isinf(time(row))]
     qualified, refused = [], []
     for row in ranked:
         if objection := _objection(row, allowed_drop):
@@ -105,12 +112,15 @@ def _decide_group(
             unranked=tuple(unranked),
         )
     fastest = min(qualified, key=time)
-    tied = [row for row in qualified if not _told_apart(row, fastest)]
+    near = [(row, time_ratio(row, fastest)) for row in qualified]
+    tied = [row for row, r in near if r is not None and not r.decided and r.within(TIE_MARGIN)]
+    tied = tied if any(row is fastest for row in tied) else [fastest, *tied]
+    unclear = [row for row, r in near if r is None or not (r.decided or r.within(TIE_MARGIN))]
     ship = min(tied, key=lambda row: (size(row), steps(row), time(row)))
     gain = None if baseline is None else time_ratio(baseline, ship)
     aside = [*refused, *unranked]
     faster = sorted(
-        (item for item in aside if time(item[0]) < time(ship)), key=lambda item: time(item[0])
+        (item for item in aside if _known_faster(item[0], ship)), key=lambda item: time(item[0])
     )
     return Decision(
         *key,
@@ -123,15 +133,13 @@ def _decide_group(
         most_accurate=_most_accurate(qualified, time),
         refused=tuple(refused),
         unranked=tuple(unranked),
-        caveats=tuple(wording.caveats(ship, tied, ranked, faster)),
+        caveats=tuple(wording.caveats(ship, tied, unclear, ranked, faster)),
     )
 
 
-def _told_apart(row: Row, fastest: Row) -> bool:
-    """Whether a row is known to be slower than the fastest one. What nothing compares is not
-    called tied."""
-    ratio = time_ratio(row, fastest)
-    return ratio is None or ratio.decided
+def _known_faster(row: Row, ship: Row) -> bool:
+    ratio = time_ratio(row, ship)
+    return ratio is not None and ratio.value < 1 and ratio.decided
 
 
 def _objection(row: Row, allowed_drop: float) -> str | None:

@@ -67,12 +67,9 @@ class Ratio:
         high = self.value if self.high is None else self.high
         return low > 1 or high < 1
 
-    @property
-    def inverse(self) -> Ratio:
-        def over(value: float | None) -> float | None:
-            return 1 / value if value else None
-
-        return Ratio(over(self.value) or float("inf"), over(self.high), over(self.low))
+    def within(self, margin: float) -> bool:
+        """Whether it is known to be at most ``margin``."""
+        return (self.value if self.high is None else self.high) <= margin
 
     def __str__(self) -> str:
         return f"{self.value:.2f}x" + units.interval(self.low, self.high, 1, 2)
@@ -111,16 +108,25 @@ def was_timed(row: Row) -> bool:
 
 
 def relative_times(rows: Sequence[Row]) -> dict[int, float]:
-    """By ``id(row)``: its median time relative to one row that most others are compared with, so
-    that the smallest is the fastest; infinite where nothing compares the two."""
+    """By ``id(row)``: its median time relative to one of the rows, so that the smallest is the
+    fastest.
+
+    Rows that nothing compares with that one directly are compared by way of others (two blocks
+    through any pair with medians); infinite for a row that no way leads to.
+    """
     timed = [row for row in rows if was_timed(row)]
-    pivot = max(
-        timed,
-        key=lambda row: (len(compared(row)), row.get("latency_p50_ms") is not None),
-        default=None,
-    )
-    ratios = {id(row): time_ratio(row, pivot) if pivot is not None else None for row in timed}
-    return {key: float("inf") if ratio is None else ratio.value for key, ratio in ratios.items()}
+    times = dict.fromkeys(map(id, timed), float("inf"))
+    if not timed:
+        return times
+    pivot = max(timed, key=lambda row: (len(compared(row)), row.get("latency_p50_ms") is not None))
+    known = [pivot]
+    times[id(known[0])] = 1.0
+    for reached in known:  # grows while it is walked
+        for row in timed:
+            if times[id(row)] == float("inf") and (ratio := time_ratio(row, reached)) is not None:
+                times[id(row)] = ratio.value * times[id(reached)]
+                known.append(row)
+    return times
 
 
 def size(row: Row) -> float:

@@ -59,13 +59,14 @@ def nothing_qualifies(key: tuple[str, str, str], measured: int, allowed_drop: fl
 def caveats(
     ship: Row,
     tied: Sequence[Row],
+    unclear: Sequence[Row],
     ranked: Sequence[Row],
     faster: Sequence[tuple[Row, str]],
 ) -> Iterable[str]:
     """What a reader must know before believing the sentence.
 
-    ``faster`` are the rows that are faster and could not be shipped, each with the reason, the
-    fastest first.
+    ``unclear`` are those that may be as fast and may be much slower. ``faster`` are those that are
+    faster and could not be shipped, each with the reason, the fastest first.
     """
     others = [row for row in tied if row is not ship]
     if others:
@@ -80,6 +81,9 @@ def caveats(
             f"No significant difference in speed: {names} {verb} tied with it (the interval of "
             f"the ratio holds 1). It was chosen as {because}."
         )
+    if unclear:
+        names = ", ".join(build_name(row) for row in unclear)
+        yield f"Not told apart from the fastest, nor known to be close: {names}."
     if ship.get("accuracy_drop") is None:
         if (agreement := ship.get("top1_agreement")) is not None:
             yield (

@@ -252,6 +252,9 @@ class Worker:
             self._fail_gone()
         except TimeoutError:
             self._fail_late(timeout_s)
+        except WireError as error:
+            self._process.stop()
+            raise WorkerError(f"the request cannot be sent: {error}") from error
         return self._answer(timeout_s)
 
     def _answer(self, timeout_s: float) -> tuple[dict[str, Any], Feeds]:

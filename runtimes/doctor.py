@@ -73,7 +73,7 @@ def _ask(name: str, python: str | None, logs: Path) -> Availability:
 def environment() -> dict[str, Any]:
     """Facts about machine and software as JSON values; None where something cannot be found."""
     return {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),
         "compiler": _compiler(),
@@ -86,7 +86,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _cpu() -> dict[str, Any]:
+def cpu() -> dict[str, Any]:
     info = _fields(Path("/proc/cpuinfo"))
     flags = set((info.get("flags") or info.get("Features") or "").split())
     sys_cpu = Path("/sys/devices/system/cpu")

@@ -97,11 +97,16 @@ class WorkerProcess:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
-            except OSError as error:
+            except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
                 ours.close()
                 raise InputError(
                     f"python = {interpreter!r} of runtime {runtime!r} cannot be started: "
                     f"{error.strerror}"
+                ) from error
+            except OSError as error:
+                ours.close()
+                raise WorkerError(
+                    f"{runtime}: no process could be started: {error.strerror}"
                 ) from error
         return cls(runtime, interpreter, process, log), Channel(ours)
 

@@ -65,6 +65,9 @@ def available_memory(cgroup: Path = CGROUP) -> int:
     try:
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())
+        # Files that were read are kept as long as nobody needs the room.
+        facts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        used -= int(facts.get("inactive_file", 0))
     except (OSError, ValueError):  # no such group, or "max": no limit
         return machine
     return min(machine, max(0, limit - used))

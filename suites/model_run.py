@@ -110,7 +110,10 @@ class ModelRun:
         references = {FP32: base}
         for name in sorted(recipes - {FP32}):
             trained = self._suite.recipes[name].trained_part()
-            references[name] = self._builds.get(trained, base.kind) if trained.passes else base
+            try:
+                references[name] = self._builds.get(trained, base.kind) if trained.passes else base
+            except rows.FAILURES as error:
+                self._fail_recipe(name, error)
         sessions = {a.key: self._session(self._reference(base), a) for a in references.values()}
         self._display.stage(f"reference outputs of {self._subject.name}")
         outputs: dict[str, dict[str, Feeds] | Exception] = {}
@@ -130,17 +133,19 @@ class ModelRun:
             elif artifact is base:
                 raise found
             else:
-                self._fail([cell for cell in self._cells if cell.recipe == name], found)
+                self._fail_recipe(name, found)
         return truths
 
     def _outputs(self, session: LiveSession) -> dict[str, Feeds] | Exception:
+        """By workload, the first output alone: it is what is compared."""
+        found = {}
         try:
-            return {
-                workload: session.worker.run(given)
-                for workload, given in self._feeds(session.artifact.signature).items()
-            }
-        except rows.FAILURES as error:
+            for workload, given in self._feeds(session.artifact.signature).items():
+                name, first = next(iter(session.worker.run(given).items()))
+                found[workload] = {name: first}
+        except rows.SESSION_FAILURES as error:
             return error
+        return found
 
     def _reference(self, base: Artifact) -> SessionKey:
         """The fp32 session that everything is held against."""
@@ -261,7 +266,7 @@ class ModelRun:
         session.columns["block"] = block
         try:
             _ = session.worker
-        except rows.FAILURES as error:
+        except rows.SESSION_FAILURES as error:
             self._fail(self._cells_of(session.key), error, session.columns)
             return False
         return True
@@ -270,6 +275,9 @@ class ModelRun:
 
     def _cells_of(self, key: SessionKey) -> list[Cell]:
         return [cell for cell in self._cells if SessionKey.of(cell) == key]
+
+    def _fail_recipe(self, name: str, error: Exception) -> None:
+        self._fail([c for c in self._cells if c.recipe == name and c not in self._recorded], error)
 
     def _fail(
         self, cells: Sequence[Cell], error: Exception, columns: Mapping[str, Any] | None = None

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from compile.errors import InputError
 from compile.signature import Feeds
 from suites import rows
 from suites.blocks import SessionKey
@@ -47,7 +46,7 @@ def run_phase(
 ) -> Iterator[Outcome]:
     """Measure the cells of one workload, interleaved. ``references`` is by recipe.
 
-    A cell that fails yields its outcome and leaves the others alone. Raises InputError only.
+    A cell that fails yields its outcome and leaves the others alone.
     """
     start = time.perf_counter()
     ready: dict[str, tuple[LiveSession, Cell, dict[str, Any]]] = {}
@@ -55,7 +54,7 @@ def run_phase(
         on_progress(f"checking {cell.label}", 0)
         try:
             columns = session.ready(feeds[session.key], references[cell.recipe])
-        except rows.FAILURES as error:
+        except rows.SESSION_FAILURES as error:
             session.abandon_if_dead(error)
             yield Outcome(cell, rows.failure(error))
         else:
@@ -84,15 +83,11 @@ def run_phase(
             try:
                 columns |= _after_the_clock(session, workload, feeds[session.key], measurement)
                 columns["status"] = "ok"
-            except rows.FAILURES as error:
+            except rows.SESSION_FAILURES as error:
                 session.abandon_if_dead(error)
                 columns |= rows.failure(error)
-        elif isinstance(measurement.failure, rows.FAILURES):
-            session.abandon_if_dead(measurement.failure)
-            columns |= rows.failure(measurement.failure)
-        elif isinstance(measurement.failure, InputError):
-            raise measurement.failure
         elif measurement.failure is not None:
+            session.abandon_if_dead(measurement.failure)
             columns |= rows.failure(measurement.failure)
         else:
             columns |= {"status": measurement.status, "reason": measurement.reason}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compile.artifact import Artifact
-from compile.errors import Corrupted, Incorrect, Unsupported
+from compile.errors import Corrupted, Incorrect, InputError, Unsupported
 from quantize.recipe import Tolerance
 from runtimes.failures import WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.session import FairnessContract, MemoryBreakdown, Proof
@@ -26,6 +26,11 @@ FAILURES = (BuildFailed, Unsupported, Incorrect, Corrupted, WorkerError, MemoryE
 """What ends one cell and not the run. An InputError is the user's to mend and ends the run."""
 
 
+SESSION_FAILURES = (*FAILURES, InputError)
+"""Of a session whose suite, options and artifact were accepted, whatever it refuses is its own
+cells' matter: another runtime may take the same graph."""
+
+
 def failure(error: Exception) -> dict[str, Any]:
     """Status and one-line reason of a cell that an expected error ended."""
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -36,7 +41,7 @@ def _status(error: Exception) -> str:
     match error:
         case BuildFailed():
             return error.status
-        case Unsupported():
+        case Unsupported() | InputError():
             return "unsupported"
         case Incorrect():
             return "incorrect"

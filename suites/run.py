@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +87,21 @@ def run(
             raise
         statuses = [row["status"] for row in recorder.rows()]
         recorder.finish({"assay_peak_bytes": memory.peak()})
+    # In a process of its own: tables and pictures of many samples take more memory than all else.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        apart.submit(_publish, out).result()
+    console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    return statuses
+
+
+def _publish(out: Path) -> None:
+    """Write the report and end in the terminal with its tables."""
     reports.write(out)
-    results = reports.load(out)
     screen = Console()
     # A pipe or a CI log has no width of its own: rich would fold the table into 80 columns.
     if not screen.is_terminal:
         screen = Console(width=LOG_COLUMNS)
-    screen.print(tables.terminal(results))
-    console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-    return statuses
+    screen.print(tables.terminal(reports.load(out)))
 
 
 def _measure(

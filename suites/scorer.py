@@ -7,10 +7,10 @@ computed in this run or found from an earlier one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +21,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from runtimes import registry
+from runtimes import doctor, registry
 from suites import rows
 from suites.blocks import SHARE_OF_MEMORY, available_memory, session_bytes
-from suites.scoring import Scored, score
+from suites.scoring import BATCH, VERSION, Scored, score
 from suites.sessions import LiveSession
 from suites.tasks.task import Task
 
@@ -62,7 +62,8 @@ class ScoreCache:
         except OSError:
             return  # A full disk costs the next run some seconds, and must not end this one.
         finally:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
 
     @staticmethod
     def key(**parts: Mapping[str, Any] | str | int) -> str:
@@ -85,20 +86,23 @@ class Scorer:
         self._cache = cache
         self._versions = versions
         self._progress = progress
+        self._processor = {name: doctor.cpu()[name] for name in ("model", "isa")}
 
     def score(self, sessions: Sequence[LiveSession]) -> list[tuple[Scored | Exception, float]]:
         """Each session's scores, or what ended their computation, and the seconds it took.
 
-        The sessions themselves are not opened. Raises InputError only.
+        The sessions themselves are not opened.
         """
-        at_once = _at_once(sessions)
-        apart = [session.apart(max(1, session.threads // at_once)) for session in sessions]
-        keys = [self._key(session) for session in apart]
-        once = dict(zip(keys, apart, strict=True))
+        keys = [self._key(session) for session in sessions]
         results: dict[str, tuple[Scored | Exception, float]] = {
-            key: (found, 0.0) for key in once if (found := self._cache.get(key)) is not None
+            key: (found, 0.0)
+            for key in dict.fromkeys(keys)
+            if (found := self._cache.get(key)) is not None
         }
-        missing = [key for key in once if key not in results]
+        wanted = {k: s for k, s in zip(keys, sessions, strict=True) if k not in results}
+        at_once = _at_once(list(wanted.values()))
+        apart = {k: s.apart(max(1, s.threads // at_once)) for k, s in wanted.items()}
+        missing = list(apart)
         done = dict.fromkeys(missing, 0.0)
 
         def compute(key: str) -> tuple[Scored | Exception, float]:
@@ -108,14 +112,21 @@ class Scorer:
                 self._progress(f"scoring {len(done)} builds", share)
 
             start = time.perf_counter()
-            outcome = self._scored(once[key], progress)
+            outcome = self._scored(apart[key], progress)
             if isinstance(outcome, Scored):
                 self._cache.put(key, outcome)
             return outcome, time.perf_counter() - start
 
         # A worker dies with the thread that spawned it: each is spawned and closed in one call.
-        with ThreadPoolExecutor(at_once) as pool:
+        pool = ThreadPoolExecutor(at_once)
+        try:
             results |= dict(zip(missing, pool.map(compute, missing), strict=True))
+        except BaseException:  # a Ctrl-C does not wait for the test split's end
+            pool.shutdown(wait=False, cancel_futures=True)
+            for session in apart.values():
+                session.abandon()
+            raise
+        pool.shutdown()
         return [results[key] for key in keys]
 
     def _scored(
@@ -128,7 +139,7 @@ class Scorer:
                 one_shape=registry.entry(session.key.runtime).compiles_shapes,
                 progress=progress,
             )
-        except rows.FAILURES as error:
+        except rows.SESSION_FAILURES as error:
             return error
         finally:
             session.close()
@@ -141,12 +152,14 @@ class Scorer:
             # Threads change the rounding of a sum and no more.
             options=asdict(replace(session.options, threads=1)),
             versions=self._versions.get(session.key.runtime, {}),
-            machine=platform.processor() or platform.machine(),
+            # Integer kernels saturate on some processors and not on others.
+            processor=self._processor,
+            scoring={"version": VERSION, "batch": BATCH},
         )
 
 
 def _at_once(sessions: Sequence[LiveSession]) -> int:
-    """As many workers as fit into memory whichever they are, at most ``AT_ONCE``."""
-    largest = max(session_bytes(s.artifact.bytes, s.key.runtime) for s in sessions)
+    """As many workers as there are and fit into memory whichever they are, at most ``AT_ONCE``."""
+    largest = max((session_bytes(s.artifact.bytes, s.key.runtime) for s in sessions), default=1)
     fit = int(available_memory() * SHARE_OF_MEMORY) // largest
-    return min(AT_ONCE, max(1, fit))
+    return max(1, min(AT_ONCE, fit, len(sessions)))

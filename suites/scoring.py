@@ -18,6 +18,9 @@ from suites.tasks.task import Task
 
 _METRICS = ("accuracy", "perplexity", "bits_per_byte")
 
+VERSION = 1
+"""Raised whenever the same logits would give other scores, or the same examples other logits."""
+
 BATCH = 32
 """Examples a call. Scores hardly depend on it: by rounding, and in int8-dynamic builds by the range
 of a batch's activations."""

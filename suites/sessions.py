@@ -40,7 +40,7 @@ class LiveSession:
     threads: int
     log_dir: Path
     start_s: float = 0.0
-    """From spawning the worker until its libraries were imported, the last time."""
+    """Until the worker was up and its libraries imported, waiting for the others' aside."""
     open_s: float = 0.0
     """Opening the artifact, by the worker's clock, the last time."""
     columns: dict[str, Any] = field(default_factory=dict)
@@ -154,11 +154,14 @@ LOADING_AT_ONCE = 2
 def load_together(sessions: Sequence[LiveSession]) -> None:
     """Start the sessions' workers and let them import their libraries, two at a time.
 
-    Nothing is raised here: what went wrong comes again, and alone, from ``LiveSession.worker``.
+    What goes wrong with one comes again, and alone, from ``LiveSession.worker``.
     """
     with ThreadPoolExecutor(LOADING_AT_ONCE) as pool:
         for session in sessions:
-            session.spawn()
+            try:
+                session.spawn()
+            except WorkerError:
+                continue
             pool.submit(_loaded_or_abandoned, session)
 
 

@@ -17,9 +17,10 @@ def own_times(cells: Mapping[str, Samples]) -> dict[str, np.ndarray]:
 
     The median of cell ``c`` in round ``r`` is taken as ``exp(a_c + g_r)`` times noise, and ``g``
     is found by median polish (Tukey 1977, *Exploratory Data Analysis*, chapter 11): a cell that
-    drifts by itself among three or more does not move it. With two cells half of what one does
-    alone goes to the other, with one there is nothing to compare, and its calls come back as they
-    are.
+    drifts by itself among three or more does not move it. A round with fewer than three cells
+    tells nothing of the machine, and its calls come back as they are: cells that cannot stop
+    because they drift are the last ones left. In a group of two, half of what one does alone goes
+    to the other.
     """
     rounds = max((int(each.round.max(initial=-1)) for each in cells.values()), default=-1) + 1
     table = np.full((len(cells), rounds), np.nan)
@@ -28,20 +29,25 @@ def own_times(cells: Mapping[str, Samples]) -> dict[str, np.ndarray]:
             median = np.median(samples.nanoseconds[samples.round == number])
             if median > 0:
                 table[row, number] = np.log(median)
-    common = _round_effects(table) if len(cells) > 1 else np.zeros(rounds)
+    common = _round_effects(table, fewest=max(2, min(3, len(cells))))
     return {
         name: samples.kept / np.exp(common[samples.round[~samples.warmup]])
         for name, samples in cells.items()
     }
 
 
-def _round_effects(table: np.ndarray) -> np.ndarray:
-    """``g`` of ``(cells, rounds)`` logarithms, NaN where a cell had no block; 0 for a round that
-    no cell was in."""
+def _round_effects(table: np.ndarray, fewest: int) -> np.ndarray:
+    """``g`` of ``(cells, rounds)`` logarithms, NaN where a cell had no block; 0 for a round with
+    fewer than ``fewest`` cells, and 0 in the median of the others."""
+    shared = (~np.isnan(table)).sum(axis=0) >= fewest
     effects = np.zeros(table.shape[1])
-    seen_rounds, seen_cells = ~np.isnan(table).all(axis=0), ~np.isnan(table).all(axis=1)
-    levels = np.zeros(table.shape[0])
+    if not shared.any():
+        return effects
+    part = table[:, shared]
+    part = part[~np.isnan(part).all(axis=1)]
+    found = np.zeros(part.shape[1])
     for _ in range(SWEEPS):
-        levels[seen_cells] = np.nanmedian((table - effects)[seen_cells], axis=1)
-        effects[seen_rounds] = np.nanmedian((table - levels[:, None])[:, seen_rounds], axis=0)
+        levels = np.nanmedian(part - found, axis=1)
+        found = np.nanmedian(part - levels[:, None], axis=0)
+    effects[shared] = found - np.median(found)
     return effects

@@ -235,7 +235,7 @@ def test_decide_ranks_by_common_rounds_where_no_latency_is_known(make_row) -> No
 
 
 def test_decide_calls_a_tie_what_common_rounds_cannot_tell_apart(make_row) -> None:
-    rows = took_turns(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 4.2}, 1.1)
+    rows = took_turns(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 4.08}, 1.04)
     rows[2] = {**rows[2], "artifact_bytes": rows[1]["artifact_bytes"] // 2}
     [decision] = decide(rows)
     assert {row["recipe"] for row in decision.tied} == {"int8", "int4"}
@@ -252,3 +252,43 @@ def test_decide_trusts_common_rounds_more_than_medians(make_row) -> None:
     assert decision.ship is not None
     assert decision.ship["recipe"] == "fp32"
     assert decision.tied == ()
+
+
+def test_decide_does_not_ship_for_its_size_what_may_be_much_slower(make_row) -> None:
+    rows = took_turns(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 6.0}, 1.9)
+    rows[2] = {**rows[2], "artifact_bytes": rows[1]["artifact_bytes"] // 2}
+    [decision] = decide(rows)
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8"
+    assert decision.tied == ()
+    assert any("nor known to be close: int4" in caveat for caveat in decision.caveats)
+
+
+def test_decide_compares_blocks_by_way_of_builds_that_have_medians(make_row) -> None:
+    """A block of ratios only beside a smaller one with medians: one common row has both."""
+    restless = took_turns(make_row, {"fp32": 10.0, "int8": 5.0, "fp16": 9.0}, 1.02)
+    restless[0] = {**restless[0], "latency_p50_ms": 10.0}
+    other = make_row("int4", cell_id="other", latency_p50_ms=2.0, block="second")
+    [decision] = decide([*restless, other])
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int4"
+
+
+def test_decide_names_what_nothing_compares_with_the_rest(make_row) -> None:
+    restless = took_turns(make_row, {"fp32": 10.0, "int8": 5.0}, 1.02)
+    other = make_row("int4", cell_id="other", latency_p50_ms=2.0, block="second")
+    [decision] = decide([*restless, other])
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8"
+    [(row, why)] = decision.unranked
+    assert row["recipe"] == "int4"
+    assert "nothing compares it" in why
+
+
+def test_decide_says_faster_only_of_what_is_known_to_be(make_row) -> None:
+    rows = took_turns(make_row, {"fp32": 10.0, "int8": 5.0, "int4": 4.9}, 1.1)
+    rows[2] = {**rows[2], **drop(0.05, 0.01)}
+    [decision] = decide(rows)
+    assert decision.ship is not None
+    assert decision.ship["recipe"] == "int8"
+    assert not any("is faster" in caveat for caveat in decision.caveats)

@@ -21,6 +21,7 @@ from runtimes.client import Worker
 from runtimes.failures import WorkerCrashed, WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.fake import Behaviour, expected_outputs, latency_ms, write_fake
 from runtimes.session import SessionOptions
+from runtimes.wire import Channel, WireError
 
 Start = Callable[..., Worker]
 HOUSE = Path(__file__).resolve().parents[2]
@@ -330,7 +331,7 @@ def test_an_idle_worker_uses_no_cpu_after_a_block(
 def test_a_worker_whose_threads_never_sleep_stands_still_between_requests(
     opened: Callable[..., Worker], feeds: Feeds
 ) -> None:
-    worker = opened(Behaviour(latency_ms=50, spins=True))
+    worker = opened(Behaviour(latency_ms=500, spins=True))
     before = cpu_seconds(worker.pid)
     worker.run(feeds)
     during = cpu_seconds(worker.pid)
@@ -345,7 +346,11 @@ def test_a_worker_that_sends_what_cannot_be_read_is_killed_and_named(
     opened: Callable[..., Worker], feeds: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = opened(Behaviour(latency_ms=0))
-    monkeypatch.setattr("runtimes.wire.MAGIC", b"????")
+
+    def garbled(channel: Channel, timeout: float | None = None) -> None:
+        raise WireError("the other end does not speak this protocol")
+
+    monkeypatch.setattr(Channel, "receive", garbled)
     with pytest.raises(WorkerCrashed, match="fake sent what cannot be read"):
         worker.run(feeds)
     assert worker.dead

@@ -20,12 +20,14 @@ def test_blocks_keep_to_the_budget_and_lose_nobody():
 def test_a_containers_limit_counts(tmp_path: Path):
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
-    assert available_memory(tmp_path) == 600_000
+    (tmp_path / "memory.stat").write_text("anon 100000\ninactive_file 300000\n")
+    assert available_memory(tmp_path) == 900_000
 
 
 def test_a_full_container_has_nothing_left(tmp_path: Path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 0\n")
     assert available_memory(tmp_path) == 0
 
 

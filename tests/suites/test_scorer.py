@@ -78,12 +78,15 @@ def test_scores_are_the_known_answers_and_the_session_stays_unopened(session, sc
     assert scored.logits is not None
     assert scored.logits.shape == (5, CLASSES)
     assert seconds > 0
-    assert threads == [2]
+    assert threads == [4]  # alone it has all of them
     assert mine.start_s == 0.0  # nothing was spawned for the session itself
     assert PROGRESS[-1] == ("scoring 1 builds", 1.0)
 
 
-def test_one_that_fails_leaves_the_others_alone(session, scorer):
+def test_one_that_fails_leaves_the_others_alone(session, scorer, monkeypatch):
+    threads: list[int] = []
+    spawn = LiveSession.spawn
+    monkeypatch.setattr(LiveSession, "spawn", lambda s: (threads.append(s.threads), spawn(s))[1])
     good, bad, crash = scorer.score(
         [session("good"), session("nan", fault="nan"), session("crash", fault="crash")]
     )
@@ -91,6 +94,7 @@ def test_one_that_fails_leaves_the_others_alone(session, scorer):
     assert isinstance(bad[0], Incorrect)
     assert "test examples 0..4" in str(bad[0])
     assert "SIGSEGV" in str(crash[0])
+    assert threads == [2, 2, 2]  # two side by side share four
 
 
 def test_what_was_scored_is_found_again_without_a_worker(session, scorer, monkeypatch):
