@@ -70,10 +70,21 @@ def check_parity(
 
 
 def onnx_reference(path: Path, signature: Signature) -> Callable[[Feeds], list[np.ndarray]]:
-    """The ONNX file ``path`` as a reference, run as it is written, without optimisations."""
+    """The ONNX file ``path`` as a reference, run as it is written, without optimisations.
+
+    A call raises Unsupported where ONNX Runtime fails on its feeds.
+    """
     session = open_session(path, level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
     names = [spec.name for spec in signature.outputs]
-    return lambda feeds: session.run(names, feeds)
+
+    def reference(feeds: Feeds) -> list[np.ndarray]:
+        try:
+            return session.run(names, feeds)
+        except _ORT_ERRORS as error:
+            shapes = {name: array.shape for name, array in feeds.items()}
+            raise Unsupported(f"{path.name} fails on {_text(shapes)}: {_line(error)}") from error
+
+    return reference
 
 
 def open_session(
@@ -211,5 +222,5 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
 
 
-def _text(sizes: Mapping[str, int]) -> str:
+def _text(sizes: Mapping[str, object]) -> str:
     return " ".join(f"{name}={size}" for name, size in sizes.items())

@@ -6,7 +6,6 @@ from the kernel and from small tools. Nothing heavy is imported into the caller.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 from compile.errors import Unsupported
 from runtimes import registry
 from runtimes.client import Worker
+from runtimes.distributions import installed
 from runtimes.failures import WorkerError
 from runtimes.session import Availability
 
@@ -80,9 +80,7 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "versions": {
-            name: version for name in DISTRIBUTIONS if (version := _version(name)) is not None
-        },
+        "versions": installed(*DISTRIBUTIONS),
     }
 
 
@@ -131,13 +129,6 @@ def _tool(*command: str) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line for line in done.stdout.splitlines() if line.strip()]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _fields(file: Path) -> dict[str, str]:

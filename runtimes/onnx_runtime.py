@@ -6,7 +6,6 @@ On CUDA inputs and outputs are bound on the device before the clock starts.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compile.errors import InputError, Unsupported
 from compile.signature import Feeds, Signature
 from runtimes import memory
+from runtimes.distributions import installed
 from runtimes.manifest import read_signature
 from runtimes.onnx_proof import onnx_proof, profiled_nodes
 from runtimes.options import parse
@@ -57,11 +57,7 @@ class OnnxRuntimeCpu:
             import onnxruntime
         except ImportError as error:
             return Availability(False, f"onnxruntime cannot be imported: {error}", self._way_out())
-        packages = {
-            name: version
-            for name in ("onnxruntime", "onnxruntime-gpu")
-            if (version := _installed(name)) is not None
-        }
+        packages = installed("onnxruntime", "onnxruntime-gpu")
         if len(packages) == 2:
             return Availability(
                 False,
@@ -232,13 +228,6 @@ class OnnxRuntimeSession:
             raise Unsupported(
                 f"ONNX Runtime runs {started + 1} threads where {self._threads} were asked"
             )
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _os_threads() -> frozenset[str]:

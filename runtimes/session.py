@@ -133,6 +133,7 @@ class Availability:
     reason: str = ""
     way_out: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what decides its results, the interpreter included (which the worker adds)."""
 
 
 class Runtime(Protocol):

@@ -15,6 +15,7 @@ import numpy as np
 from compile.errors import InputError, Unsupported
 from compile.signature import Feeds, Signature
 from runtimes import memory
+from runtimes.distributions import installed
 from runtimes.options import parse
 from runtimes.session import (
     Availability,
@@ -66,7 +67,8 @@ def torch_availability() -> Availability:
         import compile.models.model  # noqa: F401
     except ImportError as error:
         return Availability(False, f"torch cannot be imported: {error}", "pip install assay")
-    return Availability(True, versions={"torch": torch.__version__})
+    # A model from the hub is transformers' code, which is not the same in every version.
+    return Availability(True, versions={"torch": torch.__version__, **installed("transformers")})
 
 
 def load_module(folder: str) -> tuple[torch.nn.Module, Signature]:

@@ -17,6 +17,7 @@ import faulthandler
 import gc
 import importlib.util
 import os
+import platform
 import resource
 import signal
 import socket
@@ -57,7 +58,9 @@ class Worker:
         self._call: Callable[[], object] | None = None
 
     def on_availability(self, body: dict[str, Any], feeds: Feeds) -> Reply:
-        return asdict(self._runtime.availability()), {}
+        found = self._runtime.availability()
+        versions = {"python": platform.python_version(), **found.versions}
+        return asdict(replace(found, versions=versions)), {}
 
     def on_open(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         from compile.errors import InputError, Unsupported

@@ -37,7 +37,10 @@ def shipped_suites() -> dict[str, Path]:
 
 
 def read_suite(reference: str) -> tuple[SuiteFile, Path, str]:
-    """A suite by shipped name or path: its tables, where it lies, and its text."""
+    """A suite by shipped name or path: its tables, where it lies, and its text.
+
+    Interpreters are absolute or commands then; other paths are settled where they are used.
+    """
     path = _find(reference)
     try:
         text = path.read_text(encoding="utf-8")
@@ -53,7 +56,8 @@ def read_suite(reference: str) -> tuple[SuiteFile, Path, str]:
     except ValidationError as error:
         raise InputError(_explain(error, path)) from error
     _check_names(file, path)
-    return file, path, text
+    runtimes = {name: entry.at(path.parent) for name, entry in file.runtimes.items()}
+    return file.model_copy(update={"runtimes": runtimes}), path, text
 
 
 def _find(reference: str) -> Path:

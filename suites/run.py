@@ -160,7 +160,13 @@ def _asked_runtimes(file: SuiteFile) -> list[str]:
 def _run_facts(
     suite: Suite, environment: dict[str, Any], survey: dict[str, Any], only: str | None
 ) -> dict[str, Any]:
-    """What ``run.json`` says: what it takes to do the run again, and to compare it with another."""
+    """What ``run.json`` says: what it takes to do the run again, and to compare it with another.
+
+    Its versions are those of this environment and, by runtime, those of the other environments.
+    """
+    elsewhere = {
+        name: dict(found.versions) for name, found in survey.items() if suite.runtime(name).python
+    }
     return {
         "suite": suite.name,
         "suite_path": str(suite.path),
@@ -174,7 +180,7 @@ def _run_facts(
             name: {"available": a.available, "reason": a.reason, "way_out": a.way_out}
             for name, a in survey.items()
         },
-        "versions": environment.get("versions", {}),
+        "versions": {**environment.get("versions", {}), **elsewhere},
         "git": _git(suite.folder),
     }
 

@@ -5,6 +5,7 @@ What is wrong inside one table is told here; what two tables must agree on, by `
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -84,10 +85,19 @@ class RuntimeEntry(BaseModel):
 
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     python: Name | None = None
-    """Interpreter of the environment in which this runtime lives."""
+    """Interpreter of the environment in which this runtime lives: a command, or a path that
+    starts where the suite lies."""
     timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds that opening, or one call, may take."""
     memory_limit_gib: Annotated[float, Field(gt=0)] | None = None
+
+    def at(self, folder: Path) -> RuntimeEntry:
+        """The same, its interpreter's path no longer relative to the suite's folder."""
+        if self.python is None or "/" not in self.python:
+            return self
+        # Not resolved: an environment is found by the place of the link, not of its target.
+        path = folder.absolute() / Path(self.python).expanduser()
+        return self.model_copy(update={"python": str(path)})
 
 
 class Matrix(_Table):

@@ -129,7 +129,11 @@ def hub_model(folder: Path, *, name: str, task: str | None = None) -> Model:
 
 
 def rebuild_hub(origin: Mapping[str, Any], signature: Signature, folder: Path) -> nn.Module:
-    """The module of a hub artifact, its weights in the type that they were saved in."""
+    """The module of a hub artifact, its weights in the type that they were saved in.
+
+    Raises Unsupported under an older major version of transformers than wrote its configuration.
+    """
+    _check_version(origin)
     cls = getattr(transformers, origin["class"])
     state = read_weights(folder / WEIGHTS)
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
@@ -146,6 +150,17 @@ def rebuild_hub(origin: Mapping[str, Any], signature: Signature, folder: Path) -
     if origin["causal"]:
         return CausalAdapter(module)
     return _adapter(module, tuple(spec.name for spec in signature.inputs))
+
+
+def _check_version(origin: Mapping[str, Any]) -> None:
+    # An older one ignores what it does not know and computes something else without a word:
+    # transformers 4 finds no RoPE base in a configuration of transformers 5 and takes its default.
+    wrote, reads = origin["config"]["transformers_version"], transformers.__version__
+    if int(reads.partition(".")[0]) < int(wrote.partition(".")[0]):
+        raise Unsupported(
+            f"the model was built with transformers {wrote}, and {reads} would misread its "
+            "configuration; give the runtime an environment that has one as new"
+        )
 
 
 def _adapter(module: nn.Module, names: tuple[str, ...]) -> KeywordAdapter:

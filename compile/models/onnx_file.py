@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import external_data_helper
 
 from compile.artifact import Artifact, Made, Step, Store, file_sha256
 from compile.canonical import canonicalise
-from compile.errors import InputError
+from compile.errors import InputError, Unsupported
 from compile.graph import axes, consumers, count_ops, initializers, load_onnx, save_onnx, tensors
 from compile.models.resolve import Reference
-from compile.parity import check_parity, onnx_reference, open_session
-from compile.signature import Signature, TensorSpec
+from compile.parity import LONG, check_parity, onnx_reference, open_session
+from compile.signature import Feeds, Signature, TensorSpec
 
 TOLERANCE = 1e-4
 """Largest difference that canonical form may make, relative to an output's largest value."""
+
+CACHE = "past_key_values"
+"""How the names of inputs begin that are a decoder's keys and values, in every exporter's files."""
 
 _DTYPES = {"int64", "int32", "int8", "uint8", "bool", "float32", "float16", "float64"}
 
@@ -29,6 +36,8 @@ def onnx_source(reference: Reference, store: Store) -> Artifact:
     it came. Raises InputError for a file that is not ONNX, is cut short, is not valid, has
     operators that ONNX does not define or inputs that are not tensors, or keeps data outside of
     its folder; Unsupported where ONNX Runtime cannot run it.
+
+    The signature has a ``max_sequence`` only where that is shorter than what parity tries.
     """
     path = reference.path
     assert path is not None, "a reference to an ONNX file comes with its path"
@@ -42,11 +51,31 @@ def _import(model: onnx.ModelProto, path: Path, folder: Path) -> Made:
     _check(path)
     signature = read_signature(model, path)
     reference = onnx_reference(path, signature)
+    signature = replace(signature, max_sequence=_max_sequence(reference, signature))
     changed = canonicalise(model)
     copy = save_onnx(model, folder)
     parity = check_parity(reference, copy, signature, tolerance=TOLERANCE)
     facts = {"nodes": count_ops(model), "canonical": changed, "parity": parity}
     return Made("onnx", signature, facts)
+
+
+def _max_sequence(
+    reference: Callable[[Feeds], list[np.ndarray]], signature: Signature
+) -> int | None:
+    """The longest text that the file takes; None for ``LONG`` or more, or where texts are not
+    what limits it. Found by trying: a graph does not say how many positions its tables have."""
+
+    def fails(sequence: int) -> bool:
+        sizes = {**dict.fromkeys(signature.axes, 8), "batch": 1, "sequence": sequence, "past": 0}
+        try:
+            reference(signature.feeds(sizes))
+        except Unsupported:
+            return True
+        return False
+
+    if "sequence" not in signature.axes or not fails(LONG):
+        return None
+    return bisect.bisect_left(range(1, LONG), True, key=fails) or None
 
 
 def _check(path: Path) -> None:
@@ -62,8 +91,9 @@ def read_signature(model: onnx.ModelProto, path: Path) -> Signature:
     """The graph's inputs and outputs, with the axes' names that Assay understands.
 
     The first axis of an input, where it is dynamic, is the batch. The second dynamic axis of a
-    rank-2 integer input is the sequence. Other dynamic axes keep their names. An integer input
-    that indexes a table takes values below the table's length.
+    rank-2 integer input is the sequence; beside a key/value cache a mask's is the total. Other
+    dynamic axes keep their names. An integer input that indexes a table takes values below the
+    table's length.
     """
     fixed = initializers(model)
     inputs = [value for value in model.graph.input if value.name not in fixed]
@@ -96,7 +126,7 @@ def read_signature(model: onnx.ModelProto, path: Path) -> Signature:
             shape = (shape[0], "sequence")
         if role == "output":
             return TensorSpec(value.name, dtype, shape)
-        fill = "ones" if "mask" in value.name else "zeros" if "type" in value.name else "random"
+        fill = "ones" if _is_mask(value) else "zeros" if "type" in value.name else "random"
         return TensorSpec(value.name, dtype, shape, limits.get(value.name), fill)
 
     return Signature(
@@ -106,8 +136,15 @@ def read_signature(model: onnx.ModelProto, path: Path) -> Signature:
 
 
 def _axis_names(inputs: list[onnx.ValueInfoProto]) -> dict[str, str]:
-    """The file's name of an axis -> ours, for the batch and the sequence."""
+    """The file's name of an axis -> ours, for the batch, the sequence, the past and the total.
+
+    What is fed comes before what is masked: a mask as long as its tokens has their axis.
+    """
     names: dict[str, str] = {}
+    caches = [value for value in inputs if value.name.startswith(CACHE)]
+    for value in caches:
+        names |= {axis: "past" for axis in axes(value)[1:] if isinstance(axis, str)}
+    inputs = sorted(inputs, key=_is_mask)
     for value in inputs:
         shape = axes(value)
         if shape and isinstance(shape[0], str):
@@ -117,8 +154,12 @@ def _axis_names(inputs: list[onnx.ValueInfoProto]) -> dict[str, str]:
             onnx.TensorProto.INT32,
         )
         if integer and len(shape) == 2 and isinstance(shape[1], str):
-            names.setdefault(shape[1], "sequence")
+            names.setdefault(shape[1], "total" if caches and _is_mask(value) else "sequence")
     return names
+
+
+def _is_mask(value: onnx.ValueInfoProto) -> bool:
+    return "mask" in value.name
 
 
 def _index_limits(model: onnx.ModelProto) -> dict[str, int]:

@@ -74,6 +74,16 @@ def encoders() -> dict[str, torch.nn.Module]:
     }
 
 
+def test_an_older_transformers_than_wrote_the_artifact_does_not_misread_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, _ = source(bert(tmp_path / "model"))
+    built = transformers.__version__
+    monkeypatch.setattr(transformers, "__version__", "0.9.1")
+    with pytest.raises(Unsupported, match=rf"built with transformers {built}, and 0\.9\.1 would"):
+        load_model(artifact.folder)
+
+
 @pytest.mark.parametrize("task", ["text-classification", "fill-mask", "image-classification"])
 def test_an_encoder_folder_is_exported_and_equals_transformers(tmp_path: Path, task: str) -> None:
     theirs = encoders()[task].eval()

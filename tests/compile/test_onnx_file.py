@@ -67,6 +67,51 @@ def test_a_file_becomes_a_canonical_artifact_with_a_signature(tmp_path: Path) ->
     np.testing.assert_allclose(got, TABLE[feeds["tokens"]].mean(1) @ WEIGHT.T, atol=1e-5)
 
 
+def with_positions(rows: int) -> onnx.ModelProto:
+    """The classifier, with a learned position added to each embedding."""
+    model = classifier()
+    graph = model.graph
+    graph.node[0].output[0] = "word"
+    added = [
+        helper.make_node("Shape", ["tokens"], ["length"], start=1, end=2),
+        helper.make_node("Squeeze", ["length"], ["end"]),
+        helper.make_node("Range", ["zero", "end", "one"], ["places"]),
+        helper.make_node("Gather", ["positions", "places"], ["place"]),
+        helper.make_node("Add", ["word", "place"], ["e"]),
+    ]
+    nodes = [graph.node[0], *added, *graph.node[1:]]
+    weights = {"zero": np.array(0), "one": np.array(1), "positions": TABLE[:rows]}
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
+    return model
+
+
+@pytest.mark.parametrize("rows", [1, 20, 50])
+def test_the_longest_text_is_found_where_the_file_has_few_positions(
+    tmp_path: Path, rows: int
+) -> None:
+    onnx.save(with_positions(rows), tmp_path / "m.onnx")
+    assert source(tmp_path).signature.max_sequence == rows
+
+
+def test_a_file_that_runs_on_no_feeds_is_unsupported_in_one_line(tmp_path: Path) -> None:
+    onnx.save(with_positions(0), tmp_path / "m.onnx")
+    with pytest.raises(Unsupported, match=r"m\.onnx fails on tokens=\(1, 1\): .*Gather") as caught:
+        source(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_decoder_keeps_its_cache(decoder_onnx: Artifact, tmp_path: Path) -> None:
+    """The names that other exporters give its axes are tried in ``test_optimum_onnx.py``."""
+    given = load_onnx(decoder_onnx.folder)
+    save_onnx(given, tmp_path)
+    signature = source(tmp_path, "model.onnx").signature
+    shapes = {spec.name: spec.shape for spec in decoder_onnx.signature.inputs}
+    assert {spec.name: spec.shape for spec in signature.inputs} == shapes
+    assert signature.outputs == decoder_onnx.signature.outputs
+
+
 def test_external_data_is_copied_and_decides_the_key(tmp_path: Path) -> None:
     folder = tmp_path / "given"
     folder.mkdir()

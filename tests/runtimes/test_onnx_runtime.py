@@ -224,7 +224,7 @@ def test_availability_says_why_and_the_way_out_when_the_provider_is_absent(
 def test_availability_refuses_two_packages_that_overwrite_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onnx_runtime, "_installed", lambda name: "1.0")
+    monkeypatch.setattr(onnx_runtime, "installed", lambda *names: dict.fromkeys(names, "1.0"))
     available = OnnxRuntimeCpu().availability()
     assert not available.available
     assert "both installed" in available.reason

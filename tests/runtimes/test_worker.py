@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -243,24 +242,21 @@ def test_start_raises_input_error_when_the_interpreter_does_not_exist(
 
 
 def test_start_raises_unsupported_when_the_interpreter_has_no_numpy(
-    start: Start, tmp_path: Path
+    start: Start, environment: Callable[..., Path]
 ) -> None:
-    venv.create(tmp_path / "empty", with_pip=False)
     with pytest.raises(Unsupported, match="No module named 'numpy'"):
-        start("fake", python=str(tmp_path / "empty" / "bin" / "python"))
+        start("fake", python=str(environment()))
 
 
 def test_another_environment_runs_a_worker_without_seeing_this_one(
-    start: Start, tmp_path: Path, linear_signature: Signature, feeds: Feeds
+    start: Start,
+    environment: Callable[..., Path],
+    tmp_path: Path,
+    linear_signature: Signature,
+    feeds: Feeds,
 ) -> None:
-    """A new environment that holds NumPy alone, by a link: nothing of ours may leak into it."""
-    venv.create(tmp_path / "other", with_pip=False)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    site_packages = tmp_path / "other" / "lib" / version / "site-packages"
-    installed = Path(np.__file__).parent
-    for package in ("numpy", "numpy.libs"):
-        (site_packages / package).symlink_to(installed.with_name(package))
-    python = str(tmp_path / "other" / "bin" / "python")
+    """A new environment that holds NumPy alone: nothing of ours may leak into it."""
+    python = str(environment("numpy"))
     write_fake(tmp_path / "fake", linear_signature, Behaviour())
     worker = start("fake", python=python)
     worker.open(tmp_path / "fake")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pandas as pd
 import pytest
 
@@ -119,6 +120,33 @@ def test_reference_that_fails_is_a_row_for_every_cell(suite_file, tmp_path):
     )
     assert run(str(suite), tmp_path / "out") == ["error", "error"]
     assert cells(tmp_path / "out")["reason"].str.contains("SIGSEGV").all()
+
+
+def test_runtime_lives_in_the_environment_of_its_interpreter(suite_file, tmp_path, environment):
+    environment("numpy", "onnxruntime", onnxruntime="0.1.2")
+    # Relative to the suite, wherever ``assay`` is started.
+    options = '[runtimes.onnxruntime-cpu]\npython = "other/bin/python"'
+    suite = suite_file(runtimes='["fake", "onnxruntime-cpu"]', more=options)
+    run(str(suite), tmp_path / "out", only="one")
+    assert set(cells(tmp_path / "out")["status"]) <= {"ok", "not-stationary"}
+    versions = json.loads((tmp_path / "out" / "run.json").read_text())["versions"]
+    assert versions["onnxruntime"] == onnxruntime.__version__
+    assert versions["onnxruntime-cpu"]["onnxruntime"] == "0.1.2"
+    assert "fake" not in versions
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "versions.onnxruntime-cpu.onnxruntime: 0.1.2" in report
+
+
+def test_environment_without_the_runtime_is_a_row(suite_file, tmp_path, environment):
+    """Every session is opened there: it does not fall back to the environment that has it."""
+    environment("numpy")
+    options = '[runtimes.onnxruntime-cpu]\npython = "other/bin/python"'
+    suite = suite_file(runtimes='["onnxruntime-cpu"]', more=options)
+    suite.write_text(
+        suite.read_text().replace('reference = "onnxruntime-cpu"', 'reference = "fake"')
+    )
+    assert run(str(suite), tmp_path / "out") == ["unsupported", "unsupported"]
+    assert cells(tmp_path / "out")["reason"].str.contains("No module named 'onnxruntime'").all()
 
 
 def test_recipe_that_needs_data_asks_for_a_task(suite_file, tmp_path):
