@@ -212,8 +212,8 @@ COLUMNS: tuple[Column, ...] = (
         "memory_peak_bytes",
         "int",
         "bytes",
-        "Largest resident set of the worker (on CUDA: largest reservation of the allocator) "
-        "while opening and calling.",
+        "Largest resident set of the worker during one call (on CUDA: largest use of the "
+        "allocator).",
     ),
     Column("memory_reserved_bytes", "int", "bytes", "What the allocators hold after a call."),
     Column("memory_in_use_bytes", "int", "bytes", "What of it is handed out after a call."),

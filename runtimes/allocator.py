@@ -4,7 +4,7 @@ glibc gives large blocks back to the kernel as soon as they are freed, and learn
 block that it had mapped is freed, it raises the size from which it maps blocks to that block's,
 and what it keeps of a free heap to twice as much, up to 32 and 64 MiB (mallopt(3)). How fast a
 call is then depends on what the process happened to free before. A small encoder on torch, batch
-8 x 128, took 9,000 page faults and a third longer for each call in a process that had freed
+8 x 128, took thousands of page faults and a sixth longer for each call in a process that had freed
 nothing large than in one that had (``scripts/truth.py`` shows both). A server that has seen a few
 large requests is in the learnt state, so every worker starts in it.
 """

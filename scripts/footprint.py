@@ -78,12 +78,13 @@ def peak_mib(folder: Path, cells: int, samples: int) -> float:
 
 
 def main() -> None:
-    folder = Path(tempfile.mkdtemp())
-    ramp(folder / "ramp.onnx")
-    print("| cells | samples a cell | peak of assay run, MiB |")
-    print("|---|---|---|")
-    for cells, samples in ((2, 1_000), (2, 50_000), (40, 1_000), (40, 50_000)):
-        print(f"| {cells} | {samples:,} | {peak_mib(folder, cells, samples):.0f} |", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ramp(folder / "ramp.onnx")
+        print("| cells | samples a cell | peak of assay run, MiB |")
+        print("|---|---|---|")
+        for cells, samples in ((2, 1_000), (2, 50_000), (40, 1_000), (40, 50_000)):
+            print(f"| {cells} | {samples:,} | {peak_mib(folder, cells, samples):.0f} |", flush=True)
 
 
 if __name__ == "__main__":
