@@ -76,6 +76,18 @@ class Attention(nn.Module):
         )
         return self.output(mixed.transpose(1, 2).flatten(2)), (key, value)
 
+    @torch.no_grad()
+    def look_near(self, std: float, random: torch.Generator) -> None:
+        """Give query and key biases that score a key by its distance, where positions are rotary.
+
+        Rotated by their positions, equal vectors b have the product sum_i |b_i|^2 cos(d w_i) at
+        distance d, with w_i the frequency of pair i: largest at 0 and falling.
+        """
+        near = torch.empty(self.kv_heads, self.head_size).normal_(0.0, std, generator=random)
+        self.key.bias.copy_(near.flatten())
+        shared = near.repeat_interleave(self.heads // self.kv_heads, 0)
+        self.query.bias.copy_(shared.flatten())
+
     def _split(self, x: Tensor, heads: int) -> Tensor:
         """``(batch, sequence, heads * head_size)`` -> ``(batch, heads, sequence, head_size)``."""
         return x.unflatten(-1, (heads, self.head_size)).transpose(1, 2)

@@ -51,6 +51,11 @@ class TransformerConfig:
     classes: int = 0
     eps: float = 1e-12
     rope_theta: float = 10_000.0
+    initial_std: float = 0.02
+    """Standard deviation of a fresh model's matrices (BERT, GPT-2)."""
+    initial_locality: float = 0.0
+    """Standard deviation of one vector that a fresh head's query and key biases share. Rotated, it
+    scores a key by its distance alone, highest at 0: every head starts by looking near."""
 
     def __post_init__(self) -> None:
         for field, hint in get_type_hints(type(self)).items():
@@ -70,8 +75,12 @@ class TransformerConfig:
             raise InputError(f"rotary positions need an even head size, not {self.head_size}")
         if self.position == "sinusoidal" and self.width % 2:
             raise InputError(f"sinusoidal positions need an even width, not {self.width}")
-        if self.eps <= 0 or self.rope_theta <= 0:
-            raise InputError("eps and rope_theta have to be above 0")
+        if self.eps <= 0 or self.rope_theta <= 0 or self.initial_std <= 0:
+            raise InputError("eps, rope_theta and initial_std have to be above 0")
+        if self.initial_locality < 0:
+            raise InputError("initial_locality has to be 0 or more")
+        if self.initial_locality and not (self.position == "rotary" and self.bias):
+            raise InputError("initial_locality needs rotary positions and biases")
         if (self.kind == "decoder") != (self.head == "causal-lm"):
             raise InputError(f"a {self.kind} cannot have a {self.head} head")
         if self.kind == "decoder" and self.segments:

@@ -80,10 +80,11 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Normal weights with standard deviation 0.02, zero biases, unit norms (BERT, GPT-2).
+        """Normal weights with standard deviation ``initial_std``, zero biases, unit norms.
 
         What is added to the residual stream is scaled by 1 / sqrt(2 layers) (Radford et al.
-        2019, section 2.3). The same seed gives the same weights.
+        2019, section 2.3). ``initial_locality`` sets query and key biases. The same seed gives
+        the same weights.
         """
         random = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
@@ -94,7 +95,11 @@ class Transformer(nn.Module):
             else:
                 residual = name.endswith(("attention.output.weight", "down.weight"))
                 scale = 1 / math.sqrt(2 * self.config.layers) if residual else 1.0
-                weight.normal_(0.0, 0.02 * scale, generator=random)
+                weight.normal_(0.0, self.config.initial_std * scale, generator=random)
+        if self.config.initial_locality:
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    module.look_near(self.config.initial_locality, random)
 
 
 class Embedding(nn.Module):

@@ -109,9 +109,22 @@ ZOO: dict[str, ZooEntry] = {
         _bert(256, 4, 4, **_SMALL), True, "BERT-style classifier, 4 layers of width 256"
     ),
     "encoder-mlm-small": ZooEntry(
-        _bert(256, 4, 4, **_SMALL, head="masked-lm"),
+        # BERT's own layout answers with the commonest token for its first half million tokens:
+        # learned positions have to find out first that a token's neighbours say most about it.
+        _bert(
+            256,
+            4,
+            4,
+            **_SMALL,
+            head="masked-lm",
+            norm_first=True,
+            position="rotary",
+            rope_theta=100.0,
+            initial_std=0.05,
+            initial_locality=1.5,
+        ),
         True,
-        "BERT-style masked language model, 4 layers of width 256",
+        "masked language model, 4 layers of width 256, rotary positions",
     ),
     "decoder-small": ZooEntry(
         _llama(256, 4, 4, 2, vocabulary=4096, max_sequence=256, ffn=1024, rope_theta=10_000.0),

@@ -28,7 +28,7 @@ TASKS: dict[Kind, type[Task]] = {
 
 SETTINGS: dict[Kind, dict[str, Any]] = {
     "classification": {"steps": 240, "batch_size": 32, "learning_rate": 5e-4},
-    "masked-lm": {"steps": 320, "batch_size": 8, "learning_rate": 4e-4},
+    "masked-lm": {"steps": 800, "batch_size": 4, "learning_rate": 6e-4},
     "causal-lm": {"steps": 320, "batch_size": 8, "learning_rate": 1.5e-3},
 }
 """What suits the small models of the zoo."""

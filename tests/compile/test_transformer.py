@@ -323,6 +323,37 @@ def test_initial_weights_have_the_published_spread() -> None:
     assert (module.embedding.norm.weight == 1).all()
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_heads_that_look_near_score_a_key_by_its_distance_alone(kv_heads: int) -> None:
+    config = bert_config(
+        position="rotary",
+        rope_theta=100.0,
+        initial_locality=1.5,
+        initial_std=0.05,
+        kv_heads=kv_heads,
+    )
+    module = transformer_model("m", config, seed=3).module
+    assert module.embedding.tokens.weight.std().item() == pytest.approx(0.05, rel=0.05)
+    attention = module.layers[0].attention
+    positions = torch.arange(12).unsqueeze(0)
+    cos, sin = rotary(positions, config.head_size, config.rope_theta)
+    near = attention.key.bias.detach().reshape(kv_heads, 1, config.head_size)
+    near = near.repeat_interleave(4 // kv_heads, 0)
+    torch.testing.assert_close(attention.query.bias.detach().reshape(near.shape), near)
+    rotated = rotate(near.expand(-1, 12, -1)[None], cos, sin)[0]
+    scores = (rotated @ rotated.transpose(1, 2)).double().numpy()
+    # The formula in float64: sum over the pairs of |b|^2 cos(distance * theta^(-2 i / size)).
+    vectors, half = near[:, 0].double().numpy(), config.head_size // 2
+    energy = vectors[:, :half] ** 2 + vectors[:, half:] ** 2
+    frequency = 100.0 ** (-np.arange(half) / half)
+    distance = np.abs(np.arange(12)[:, None] - np.arange(12))
+    expected = np.einsum("hi,ijk->hjk", energy, np.cos(frequency[:, None, None] * distance))
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    assert (scores.argmax(-1) == np.arange(12)).all()
+    for layer in module.layers[1:]:
+        assert not torch.equal(layer.attention.key.bias, attention.key.bias)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -334,7 +365,10 @@ def test_initial_weights_have_the_published_spread() -> None:
         ({"layers": 0}, "layers has to be at least 1"),
         ({"layers": True}, "layers = True has to be a whole number"),
         ({"ffn": -1}, "ffn = -1 has to be a whole number"),
-        ({"eps": 0.0}, "eps and rope_theta have to be above 0"),
+        ({"eps": 0.0}, "eps, rope_theta and initial_std have to be above 0"),
+        ({"initial_std": 0.0}, "initial_std have to be above 0"),
+        ({"initial_locality": -1.0, "position": "rotary"}, "initial_locality has to be 0 or more"),
+        ({"initial_locality": 1.0}, "initial_locality needs rotary positions and biases"),
         ({"position": "rotary", "width": 12, "heads": 4}, "even head size"),
     ],
 )
