@@ -102,7 +102,8 @@ class Scorer:
         wanted = {k: s for k, s in zip(keys, sessions, strict=True) if k not in results}
         at_once = _at_once(list(wanted.values()))
         apart = {k: s.apart(max(1, s.threads // at_once)) for k, s in wanted.items()}
-        missing = list(apart)
+        # Those that compile first take longest: begun last, one would be waited for alone.
+        missing = sorted(apart, key=lambda key: not _compiles(apart[key]))
         done = dict.fromkeys(missing, 0.0)
 
         def compute(key: str) -> tuple[Scored | Exception, float]:
@@ -136,7 +137,7 @@ class Scorer:
             return score(
                 self._task.for_signature(session.artifact.signature),
                 session.worker.answer,
-                one_shape=registry.entry(session.key.runtime).compiles_shapes,
+                one_shape=_compiles(session),
                 progress=progress,
             )
         except rows.SESSION_FAILURES as error:
@@ -156,6 +157,10 @@ class Scorer:
             processor=self._processor,
             scoring={"version": VERSION, "batch": BATCH},
         )
+
+
+def _compiles(session: LiveSession) -> bool:
+    return registry.entry(session.key.runtime).compiles_shapes
 
 
 def _at_once(sessions: Sequence[LiveSession]) -> int:

@@ -24,11 +24,11 @@ from suites.tasks.task import Kind
 from suites.tasks.tokenizer import embedded_tokenizer, frame, token_bytes, vocabulary
 from suites.tasks.windows import cut_at_lines, labelled_examples, token_windows
 
-SNIPPET_TOKENS = 64
+SNIPPET_TOKENS = 32
 """Longest snippet with its special tokens; a longer one is cut into several at line ends."""
 SNIPPET_WORDS = 12
 """Words and signs below which a snippet says too little."""
-SNIPPETS_PER_KIND = 1000
+SNIPPETS_PER_KIND = 900
 """Most test examples of one class."""
 WINDOW_TOKENS = 128
 """Tokens of a language model's input."""
@@ -53,11 +53,12 @@ def _classification(corpus: Corpus) -> Prepared:
     tokenizer = embedded_tokenizer(corpus)
 
     def pieces(split: Split) -> list[tuple[str, int]]:
+        whole = [s for module in corpus.split(split) for s in snippets(module.text)]
+        cut = cut_at_lines([s.text for s in whole], tokenizer, SNIPPET_TOKENS - 2)
         return [
             (piece, KINDS.index(snippet.kind))
-            for module in corpus.split(split)
-            for snippet in snippets(module.text)
-            for piece in cut_at_lines(snippet.text, tokenizer, SNIPPET_TOKENS - 2)
+            for snippet, pieces in zip(whole, cut, strict=True)
+            for piece in pieces
             if len(words(piece)) >= SNIPPET_WORDS
         ]
 

@@ -41,36 +41,59 @@ class Shingles:
         self.add(texts)
 
     def add(self, texts: Iterable[str]) -> None:
-        self._hashes = np.sort(np.concatenate([self._hashes, *map(_shingles, texts)]))
+        hashes, _ = _shingles(texts)
+        self._hashes = np.sort(np.concatenate([self._hashes, hashes]))
 
-    def containment(self, text: str) -> float:
-        """Share of the text's shingles in this collection; 0 for a text shorter than one."""
-        hashes = _shingles(text)
-        if not len(hashes) or not len(self._hashes):
-            return 0.0
-        found = np.searchsorted(self._hashes, hashes)
-        found[found == len(self._hashes)] = 0
-        return float(np.mean(self._hashes[found] == hashes))
+    def containment(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of each text's shingles in this collection, float64 ``(texts,)``; 0 for a text
+        shorter than one."""
+        if not len(self._hashes):
+            return np.zeros(len(texts))
+        hashes, owners = _shingles(texts)
+        places = np.searchsorted(self._hashes, hashes)
+        places[places == len(self._hashes)] = 0
+        found = self._hashes[places] == hashes
+        shingles = np.bincount(owners, minlength=len(texts))
+        return np.bincount(owners, found, len(texts)) / np.maximum(shingles, 1)
 
 
 def unseen(texts: Sequence[str], seen: Shingles) -> list[int]:
     """Positions of the texts that are neither contained in ``seen`` nor repeat an earlier one."""
     kept: list[int] = []
     known: set[str] = set()
-    for position, text in enumerate(texts):
-        key = normalised(text)
-        if key not in known and seen.containment(text) < LIMIT:
+    for position, contained in enumerate(seen.containment(texts)):
+        key = normalised(texts[position])
+        if key not in known and contained < LIMIT:
             known.add(key)
             kept.append(position)
     return kept
 
 
-def _shingles(text: str) -> np.ndarray:
-    """Polynomial hashes of all runs of ``SHINGLE`` words, uint64, modulo 2**64."""
-    hashes = np.array([zlib.crc32(word.encode()) for word in words(text)], dtype=np.uint64)
+def _shingles(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Polynomial hashes of all runs of ``SHINGLE`` words, uint64, modulo 2**64, and the number
+    of the text that each is of."""
+    # One dictionary of words and one array for all texts: a text at a time takes three times as
+    # long, and the corpus has a million words.
+    hash_of: dict[str, int] = {}
+    hashes: list[int] = []
+    lengths: list[int] = []
+    for text in texts:
+        start = len(hashes)
+        for word in words(text):
+            known = hash_of.get(word)
+            if known is None:
+                known = hash_of[word] = zlib.crc32(word.encode())
+            hashes.append(known)
+        lengths.append(len(hashes) - start)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
     if len(hashes) < SHINGLE:
-        return np.empty(0, np.uint64)
-    runs = np.lib.stride_tricks.sliding_window_view(hashes, SHINGLE)
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    of_words = np.array(hashes, np.uint64)
+    runs = len(hashes) - SHINGLE + 1
+    result, power = np.zeros(runs, np.uint64), _FACTOR
     with np.errstate(over="ignore"):
-        powers = np.cumprod(np.full(SHINGLE, _FACTOR))
-        return (runs * powers).sum(axis=1, dtype=np.uint64)
+        for offset in range(SHINGLE):
+            result += of_words[offset : offset + runs] * power
+            power *= _FACTOR
+    whole = owners[:runs] == owners[SHINGLE - 1 :]
+    return result[whole], owners[:runs][whole]

@@ -28,10 +28,17 @@ def token_windows(text: str, tokenizer: Tokenizer, length: int) -> list[tuple[st
     return windows
 
 
-def cut_at_lines(text: str, tokenizer: Tokenizer, length: int) -> list[str]:
-    """Consecutive pieces of at most ``length`` tokens. A piece ends with a line where its second
-    half has a line end, else after ``length`` tokens."""
-    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+def cut_at_lines(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> list[list[str]]:
+    """Of each text, consecutive pieces of at most ``length`` tokens. A piece ends with a line where
+    its second half has a line end, else after ``length`` tokens."""
+    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [
+        _cut_at_lines(text, encoding.offsets, length)
+        for text, encoding in zip(texts, encodings, strict=True)
+    ]
+
+
+def _cut_at_lines(text: str, offsets: list[tuple[int, int]], length: int) -> list[str]:
     pieces = []
     start = 0
     while start < len(offsets):

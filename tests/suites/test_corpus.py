@@ -134,9 +134,9 @@ def test_no_test_example_was_seen_in_train(corpus: Corpus, name: str) -> None:
     # Only a text whose first eight words occur in train can occur there: a quick way out.
     starts = Shingles([module.text for module in corpus.split("train")])
     tests = texts("test")
-    for text in tests:
-        first = " ".join(words(text)[:8])
-        if starts.containment(first) == 1.0:
+    first = [" ".join(words(text)[:8]) for text in tests]
+    for text, contained in zip(tests, starts.containment(first), strict=True):
+        if contained == 1.0:
             assert normalised(text) not in train, text
     trained = {normalised(text) for text in texts("train")}
     keys = [normalised(text) for text in tests]
@@ -148,11 +148,13 @@ def test_containment_is_the_share_of_common_runs_of_eight_words() -> None:
     text = " ".join(f"w{i}" for i in range(20))  # 13 runs
     half = " ".join([f"w{i}" for i in range(14)] + ["new", "words", "here"])  # 10 runs, 7 common
     collection = Shingles([text])
-    assert collection.containment(text.replace(" ", "\n\t  ")) == 1.0
-    assert collection.containment(half) == pytest.approx(0.7)
-    assert collection.containment("seven words are too few for a") == 0.0
-    assert Shingles().containment(text) == 0.0
-    assert Shingles([text[:5]]).containment(text) == 0.0
+    asked = [text.replace(" ", "\n\t  "), "seven words are too few for a", half, ""]
+    # No run goes from one text into the next.
+    assert collection.containment(asked) == pytest.approx([1.0, 0.0, 0.7, 0.0])
+    assert collection.containment([]).shape == (0,)
+    assert Shingles().containment([text]) == [0.0]
+    assert Shingles([text[:5]]).containment([text]) == [0.0]
+    assert Shingles([text[:20], text[20:]]).containment([text]) < 1.0
 
 
 def test_unseen_keeps_the_first_of_equals_and_drops_what_is_contained() -> None:
