@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -176,10 +177,7 @@ def _run_facts(
         "max_drop": suite.file.ship.max_drop,
         "command": shlex.join(["assay", *sys.argv[1:]]),
         "environment": environment,
-        "runtimes": {
-            name: {"available": a.available, "reason": a.reason, "way_out": a.way_out}
-            for name, a in survey.items()
-        },
+        "runtimes": {name: asdict(found) for name, found in survey.items()},
         "versions": {**environment.get("versions", {}), **elsewhere},
         "git": _git(suite.folder),
     }

@@ -83,13 +83,14 @@ def environment(run: Mapping[str, Any]) -> Markup | None:
 
 
 def _availability(runtimes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each runtime with why it could not be used, and what would help."""
+    """Each runtime with what it stands on, or why it could not be used and what would help."""
     lines = []
     for name, found in runtimes.items():
         if not isinstance(found, Mapping):
             lines.append((name, str(found)))
         elif found.get("available"):
-            lines.append((name, "available"))
+            versions = ", ".join(f"{k} {v}" for k, v in (found.get("versions") or {}).items())
+            lines.append((name, versions or "available"))
         else:
             said = (found.get("reason"), found.get("way_out"))
             lines.append((name, ": ".join(str(part) for part in said if part) or "unavailable"))

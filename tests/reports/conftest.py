@@ -96,7 +96,12 @@ def write_demo(folder: Path, samples: int = 400) -> Path:
         "seed": 0,
         "max_drop": 0.01,
         "runtimes": {
-            "onnxruntime-cpu": {"available": True, "reason": "", "way_out": ""},
+            "onnxruntime-cpu": {
+                "available": True,
+                "reason": "",
+                "way_out": "",
+                "versions": {"onnxruntime": "1.23.0", "python": "3.11.7"},
+            },
             "onnxruntime-cuda": {
                 "available": False,
                 "reason": "no CUDA device",

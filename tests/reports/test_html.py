@@ -212,3 +212,8 @@ def test_package_exports_load_lazily() -> None:
     assert reports.load is load
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = reports.lode
+
+
+def test_page_tells_what_each_runtime_stands_on_or_lacks(demo_page: str) -> None:
+    assert "onnxruntime 1.23.0, python 3.11.7" in demo_page
+    assert "no CUDA device: run on a machine with one" in demo_page

@@ -132,7 +132,9 @@ def test_runtime_lives_in_the_environment_of_its_interpreter(suite_file, tmp_pat
     suite = suite_file(runtimes='["fake", "onnxruntime-cpu"]', more=options)
     run(str(suite), tmp_path / "out", only="one")
     assert set(cells(tmp_path / "out")["status"]) <= {"ok", "not-stationary"}
-    versions = json.loads((tmp_path / "out" / "run.json").read_text())["versions"]
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert facts["runtimes"]["onnxruntime-cpu"]["versions"]["onnxruntime"] == "0.1.2"
+    versions = facts["versions"]
     assert versions["onnxruntime"] == onnxruntime.__version__
     assert versions["onnxruntime-cpu"]["onnxruntime"] == "0.1.2"
     assert "fake" not in versions
