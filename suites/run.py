@@ -25,6 +25,7 @@ from reports.store import RunStore, read_run
 from runtimes import doctor, memory, registry
 from runtimes.options import parse
 from runtimes.process import find_interpreter
+from suites.bench import Bench
 from suites.builder import Builder
 from suites.cell import Cell
 from suites.model_run import ModelRun
@@ -124,17 +125,18 @@ def _measure(
         for name, subject in subjects.items():
             mine = [cell for cell in waiting if cell.model == name]
             if mine:
-                ModelRun(
+                workloads = dict.fromkeys(cell.workload for cell in mine)
+                bench = Bench(
                     suite,
                     subject,
-                    mine,
                     store,
                     builder,
-                    recorder,
-                    display,
+                    display.stage,
                     out / "logs",
                     versions,
-                ).run()
+                    tuple(workloads),
+                )
+                ModelRun(bench, mine, recorder, display).run()
 
 
 def _check_options(file: SuiteFile, path: Path) -> None:
