@@ -141,6 +141,18 @@ class Artifact:
                 raise Corrupted(f"{path} does not hash to what its manifest says")
 
 
+def require_writable(folder: Path) -> None:
+    """Make the folder of a cache, or raise InputError saying how to put it elsewhere."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+        why = "no permission"
+    except OSError as error:
+        writable, why = False, error.strerror or str(error)
+    if not writable:
+        raise InputError(f"{folder} cannot be written ({why}); ASSAY_HOME puts it elsewhere")
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -159,6 +171,10 @@ class Store:
         home = os.environ.get("ASSAY_HOME")
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return cls((Path(home) if home else Path(cache).expanduser() / "assay") / "artifacts")
+
+    def require_writable(self) -> None:
+        """Raise InputError where nothing can be stored, before anything is made."""
+        require_writable(self.root)
 
     def get(self, key: str) -> Artifact | None:
         """The artifact of that key, its files verified once by this process; None if absent.

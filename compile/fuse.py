@@ -13,6 +13,7 @@ import onnxruntime
 
 from compile.artifact import Artifact, Made, Step, Store
 from compile.canonical import canonicalise
+from compile.distributions import onnxruntime_distributions
 from compile.errors import InputError
 from compile.graph import DATA, MODEL, count_ops, load_onnx, save_onnx
 from compile.parity import check_parity, onnx_reference, open_session
@@ -45,7 +46,7 @@ def fuse(
     parameters: dict[str, Any] = {"level": level, "tolerance": tolerance}
     if level == "all":
         parameters["processor"] = _processor()
-    step = Step("fuse", 1, parameters, libraries=("onnx", *_runtime_distribution()))
+    step = Step("fuse", 1, parameters, libraries=("onnx", *onnxruntime_distributions()))
     return store.derive(step, artifact, lambda folder: _fuse(artifact, folder, level, tolerance))
 
 
@@ -86,10 +87,3 @@ def _processor() -> str:
     features = next((x for x in lines if x.startswith(("flags", "Features"))), lines[0])
     digest = hashlib.sha256(features.encode()).hexdigest()[:16]
     return f"{platform.machine()}-{digest}"
-
-
-def _runtime_distribution() -> tuple[str, ...]:
-    """The distribution that ``onnxruntime`` came from: the CPU and the GPU one differ in name."""
-    from importlib.metadata import packages_distributions
-
-    return tuple(sorted(set(packages_distributions()["onnxruntime"])))

@@ -109,7 +109,7 @@ def _derive(
         version=asked.version,
         parameters=parameters,
         data=data.fingerprint if data and asked.needs_data else "",
-        libraries=asked.libraries,
+        libraries=asked.distributions(artifact.kind),
     )
 
     def make(folder: Path) -> Made:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compile.artifact import Kind
+from compile.distributions import onnxruntime_distributions
 
 Patterns = tuple[str, ...]
 """Shell patterns (``*head*``), matched against the names of nodes and of their weights."""
@@ -29,7 +30,7 @@ class Pass(BaseModel):
     rank: ClassVar[int]
     """Place in a recipe: passes come in strictly rising rank, so at most one of each rank."""
     libraries: ClassVar[tuple[str, ...]] = ()
-    """Distributions whose version decides the bytes of the result."""
+    """Distributions whose version decides the bytes of the result, whatever it is made of."""
 
     @property
     def needs_data(self) -> bool:
@@ -41,6 +42,10 @@ class Pass(BaseModel):
         if target == "torch" and "torch" not in self.kinds:
             return f"pass {self.name!r} works on ONNX graphs, which torch runtimes do not open"
         return None
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        """Distributions whose version decides the bytes of what it makes of such an artifact."""
+        return self.libraries
 
     def parameters(self) -> dict[str, Any]:
         """All parameters, defaults included, as JSON values."""
@@ -107,7 +112,6 @@ class Fuse(Pass):
     version = 1
     kinds = ("onnx",)
     rank = 2
-    libraries = ("onnx", "onnxruntime")
 
     level: Literal["basic", "extended", "all"] = "extended"
 
@@ -119,11 +123,14 @@ class Fp16(Pass):
     version = 1
     kinds = ("torch", "onnx")
     rank = 3
-    libraries = ("torch", "onnx", "onnxruntime")
 
     exclude: Patterns = Field(default=(), strict=False)
     """Nodes of an ONNX graph that stay in float32, beside the operators known to overflow."""
     min_snr_db: float = Field(default=35.0, ge=0)
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        # ONNX Runtime's converter halves a graph, torch a module.
+        return ("torch",) if source == "torch" else ("onnx", *onnxruntime_distributions())
 
 
 class Bf16(Pass):

@@ -3,13 +3,16 @@
 The factory takes no arguments and returns a tuple:
 
     (module, inputs)                    a torch module and a dict of named example inputs
-    (module, inputs, task)              and the name of its task (``text-classification``), or None
+    (module, inputs, task)              and what it is for (``text-classification``), or None
     (module, inputs, task, axes)        and what the inputs' axes are
 
 ``inputs`` holds tensors or arrays; the module is called with them as keywords. The first axis of
 each is the batch unless ``axes`` says otherwise: a dict from an input's name to a tuple with one
 entry an axis, a name where the size may vary, None where it may not. ``{"ids": ("batch",
 "sequence"), "scale": ()}`` lets ``ids`` vary in both and ``scale`` in none.
+
+What it is for is held against the suite's ``task``, which says on which data its accuracy is
+measured.
 
 The module returns a tensor, a tuple or list of tensors, or a dict (a transformers output too) of
 tensors. Its outputs are called ``output``, ``output_0``, ``output_1`` ..., or by their keys.
@@ -34,6 +37,7 @@ from torch import Tensor, nn
 from compile.artifact import Artifact, Step, Store, file_sha256
 from compile.errors import InputError
 from compile.models.adapter import KeywordAdapter, observe_outputs, run_named
+from compile.models.config import TASKS
 from compile.models.model import Model, load_weights, save_model
 from compile.models.resolve import Reference
 from compile.signature import Feeds, Signature, TensorSpec
@@ -67,6 +71,8 @@ def user_model(path: Path, factory: str, *, name: str, task: str | None = None) 
     """
     where = f"{path}:{factory}"
     module, examples, own_task, axes = _call(path, factory)
+    if task and own_task and task != own_task:
+        raise InputError(f"{where} says that its model is for {own_task}, the suite for {task}")
     inputs = tuple(_input_spec(where, n, a, axes.get(n)) for n, a in examples.items())
     if unknown := sorted(set(axes) - set(examples)):
         raise InputError(f"{where}: axes name an input {unknown[0]!r} that is not there")
@@ -133,6 +139,9 @@ def _call(
         raise InputError(f"{where}: the task is {_kind(task)}, not a string")
     if axes is not None and not isinstance(axes, Mapping):
         raise InputError(f"{where}: the axes are {_kind(axes)}, not a dict of tuples")
+    task = TASKS.get(task, task) if task else None
+    if task is not None and task not in TASKS.values():
+        raise InputError(f"{where}: unknown task {task!r}; there are {', '.join(TASKS.values())}")
     examples = {str(name): _array(where, name, value) for name, value in inputs.items()}
     return module.eval(), examples, task, dict(axes or {})
 

@@ -152,6 +152,7 @@ NET = "import torch\nnet = torch.nn.Linear(3, 2)\nx = {'input': torch.ones(2, 3)
             "def factory(): return N(), x",
             "its output is a str, not a tensor",
         ),
+        (NET + "def factory(): return net, x, 'nosuchtask'", "unknown task 'nosuchtask'"),
     ],
 )
 def test_every_mistake_is_told_in_one_line_that_names_the_file(
@@ -162,3 +163,14 @@ def test_every_mistake_is_told_in_one_line_that_names_the_file(
     message = str(caught.value)
     assert str(tmp_path / "m.py") in message
     assert "\n" not in message
+
+
+def test_a_factory_and_a_suite_have_to_agree_what_the_model_is_for(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(GOOD)
+    store = Store(tmp_path / "store")
+    for task in ("classification", "text-classification"):
+        reference = resolve("m.py:factory", base=tmp_path, task=task)
+        assert load_model(source_artifact(reference, store).folder).task == "text-classification"
+    reference = resolve("m.py:factory", base=tmp_path, task="causal-lm")
+    with pytest.raises(InputError, match="is for text-classification, the suite for text-generat"):
+        source_artifact(reference, store)

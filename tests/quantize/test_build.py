@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from compile.errors import InputError, Unsupported
 from compile.graph import MODEL, array, count_ops, load_onnx
 from quantize.audit import decibels, signal_and_noise
 from quantize.build import build
+from quantize.passes import PASSES, Pass
 from quantize.recipe import recipe_from_table
 
 
@@ -110,3 +112,31 @@ def test_int8_of_an_exported_encoder_runs_whole_in_integers(
     feeds = next(iter(data.calibration(1)))
     want, got = (graphs.run(a.folder / MODEL, feeds) for a in (source, built))
     assert decibels(*signal_and_noise(want, got)) > 20
+
+
+def test_key_names_onnx_runtime_as_it_is_installed(
+    graphs, classifier, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the cuda extra there is an ``onnxruntime-gpu`` and no ``onnxruntime``."""
+    version = importlib.metadata.version
+
+    def of_the_gpu(name: str) -> str:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.2.3" if name == "onnxruntime-gpu" else version(name)
+
+    found = {"onnxruntime": ["onnxruntime-gpu"]}
+    monkeypatch.setattr(importlib.metadata, "version", of_the_gpu)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: found)
+    half = {"pass": "fp16"}
+    graph = build(recipe(half), graphs.put(graphs.ffn()), "onnx", store, None, quiet)
+    assert graph.lineage[-1].libraries == {"onnx": version("onnx"), "onnxruntime-gpu": "1.2.3"}
+    module = build(recipe(half), classifier, "torch", store, None, quiet)
+    assert module.lineage[-1].libraries == {"torch": version("torch")}
+    fused = build(recipe({"pass": "fuse"}), classifier, "onnx", store, None, quiet)
+    assert fused.lineage[-1].libraries == {"onnx": version("onnx"), "onnxruntime-gpu": "1.2.3"}
+
+
+@pytest.mark.parametrize("asked", PASSES.values())
+def test_no_pass_names_one_distribution_of_onnx_runtime(asked: type[Pass]) -> None:
+    assert not any(name.startswith("onnxruntime") for name in asked.libraries)
