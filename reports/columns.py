@@ -242,8 +242,9 @@ COLUMNS: tuple[Column, ...] = (
         "accuracy_drop",
         "float",
         "share",
-        "Reference's accuracy minus this build's, paired by example; 0.01 is one point. "
-        "Positive is worse.",
+        "How much worse than the reference on the task's metric, on the same examples: of "
+        "accuracy, the difference (0.01 is a point); of bits per byte, the rise relative to the "
+        "reference's. Positive is worse.",
     ),
     Column(
         "accuracy_drop_low",
@@ -264,7 +265,7 @@ COLUMNS: tuple[Column, ...] = (
         "One-sided 95 % upper bound of accuracy_drop: what a release is judged by.",
     ),
     Column("examples", "int", "examples", "Test examples scored."),
-    Column("flips", "int", "examples", "Examples that are right in one and wrong in the other."),
+    Column("flips", "int", "examples", "Examples that this build and the reference score unlike."),
     Column(
         "top1_agreement",
         "float",

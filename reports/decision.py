@@ -105,7 +105,7 @@ def _decide_group(
         return Decision(
             *key,
             ship=None,
-            sentence=wording.nothing_qualifies(key, len(ranked), allowed_drop),
+            sentence=wording.nothing_qualifies(key, ranked, allowed_drop),
             baseline=baseline,
             most_accurate=_most_accurate(ranked, time),
             refused=tuple(refused),
@@ -156,9 +156,9 @@ def _objection(row: Row, allowed_drop: float) -> str | None:
         if within(bound, allowed_drop):
             return None
         if row["accuracy_drop"] > allowed_drop:
-            return f"accuracy drops by {units.accuracy_drop(row)}, {limit}"
+            return f"{units.drop_name(row)} {units.accuracy_drop(row)}, {limit}"
         return (
-            f"{_examples(row)} cannot rule out a drop of {units.points(bound)} points "
+            f"{_examples(row)} cannot rule out {units.loss(row, bound)} "
             f"({units.accuracy_drop(row)} seen), {limit}"
         )
     agreement = row.get("top1_agreement")

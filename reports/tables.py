@@ -54,7 +54,7 @@ def _text(name: str) -> Callable[[Row], str]:
 
 
 def _drop(row: Row) -> str:
-    return units.accuracy_drop(row).replace(" points", "")
+    return units.bare_drop(row)
 
 
 _METRICS: tuple[tuple[str, Heading], ...] = (
@@ -68,7 +68,7 @@ _METRICS: tuple[tuple[str, Heading], ...] = (
     ("memory_peak_bytes", Heading("peak memory", _binary("memory_peak_bytes"))),
     ("memory_waste_ratio", Heading("waste", _share("memory_waste_ratio"))),
     ("accuracy", Heading("accuracy", _share("accuracy"))),
-    ("accuracy_drop", Heading("drop, points", _drop)),
+    ("accuracy_drop", Heading("drop, %", _drop)),
     ("bits_per_byte", Heading("bits/byte", _number("bits_per_byte"))),
     ("top1_agreement", Heading("agreement", _share("top1_agreement"))),
 )

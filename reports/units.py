@@ -29,12 +29,32 @@ def milliseconds(value: float | None) -> str:
 
 
 def accuracy_drop(row: Mapping[str, Any]) -> str:
-    """``0.21 points [-0.10, 0.52]``: the drop in points of a hundred, with its paired interval."""
+    """``0.21 points [-0.10, 0.52]``: the drop in hundredths, with its paired interval. Of bits per
+    byte it is a rise relative to the reference's, in per cent."""
     value = row.get("accuracy_drop")
     if value is None:
         return NOTHING
-    text = f"{points(value)} points"
+    text = f"{points(value)} {'%' if _of_bits(row) else 'points'}"
     return text + interval(row.get("accuracy_drop_low"), row.get("accuracy_drop_high"), 100, 2)
+
+
+def bare_drop(row: Mapping[str, Any]) -> str:
+    """``accuracy_drop`` without its unit, for a column that has it in its heading."""
+    return accuracy_drop(row).replace(" points", "").replace(" %", "")
+
+
+def loss(row: Mapping[str, Any], share: float) -> str:
+    """``a drop of 1.00 points``, or ``a rise of 1.00 %`` where bits per byte are asked."""
+    return f"a rise of {points(share)} %" if _of_bits(row) else f"a drop of {points(share)} points"
+
+
+def drop_name(row: Mapping[str, Any]) -> str:
+    """What ``accuracy_drop`` says of the row's task."""
+    return "rise in bits per byte" if _of_bits(row) else "accuracy drop"
+
+
+def _of_bits(row: Mapping[str, Any]) -> bool:
+    return row.get("metric") == "bits_per_byte"
 
 
 def speedup(row: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ def sentence(ship: Row, baseline: Row | None, speedup: Ratio | None, allowed_dro
             parts.append(f", {ratio:.2f} of its size ({units.binary(ship['artifact_bytes'])})")
     if ship.get("accuracy_drop") is not None:
         parts.append(
-            f"; accuracy drop {units.accuracy_drop(ship)}, with 95 % confidence at most "
+            f"; {units.drop_name(ship)} {units.accuracy_drop(ship)}, with 95 % confidence at most "
             f"{units.points(ship['accuracy_drop_bound'])} where {units.points(allowed_drop)} is "
             "allowed"
         )
@@ -45,14 +45,21 @@ def nothing_measured(key: tuple[str, str, str], group: list[Row]) -> str:
     for row in group:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     listed = ", ".join(f"{count} {status}" for status, count in counts.items())
+    if counts.get("ok"):
+        return (
+            f"Nothing to ship for {_place(key)}: no build's latency is known closely enough, and "
+            f"none took turns with another ({listed}); give measure.max_seconds more time."
+        )
     return f"Nothing to ship for {_place(key)}: no build was measured ({listed})."
 
 
-def nothing_qualifies(key: tuple[str, str, str], measured: int, allowed_drop: float) -> str:
+def nothing_qualifies(
+    key: tuple[str, str, str], measured: Sequence[Row], allowed_drop: float
+) -> str:
     """The answer where every build that was measured loses too much."""
     return (
-        f"Nothing to ship for {_place(key)}: {_count(measured, 'build')} measured, none "
-        f"within the allowed accuracy drop of {units.points(allowed_drop)} points."
+        f"Nothing to ship for {_place(key)}: {_count(len(measured), 'build')} measured, none "
+        f"within {units.loss(measured[0], allowed_drop)}, the most that is allowed."
     )
 
 

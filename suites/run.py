@@ -25,6 +25,7 @@ from reports.store import RunStore, read_run
 from runtimes import doctor, memory, registry
 from runtimes.options import parse
 from runtimes.process import find_interpreter
+from suites import rows
 from suites.bench import Bench
 from suites.builder import Builder
 from suites.cell import Cell
@@ -64,6 +65,7 @@ def run(
     console = console or Console(stderr=True)
     file, path, _ = read_suite(reference)
     _check_options(file, path)
+    Store.default().require_writable()
     with console.status("looking at this machine"):
         environment = doctor.environment()
         pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
@@ -83,17 +85,24 @@ def run(
         try:
             _measure(suite, cells, models, recorder, out, console, versions)
         except InputError:
-            # Nothing was lost, and the folder is free again for the mended suite.
-            if not resume and not recorder.finished():
-                _remove(out)
+            if recorder.finished():
+                recorder.finish({"assay_peak_bytes": memory.peak()})
+                _publish_apart(out)
+                console.print(f"what was finished before: {out / 'report.html'}", soft_wrap=True)
+            elif not resume:
+                _remove(out)  # nothing was lost, and the folder is free for the mended suite
             raise
         statuses = [row["status"] for row in recorder.rows()]
         recorder.finish({"assay_peak_bytes": memory.peak()})
-    # In a process of its own: tables and pictures of many samples take more memory than all else.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        apart.submit(_publish, out).result()
+    _publish_apart(out)
     console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     return statuses
+
+
+def _publish_apart(out: Path) -> None:
+    """In a process of its own: tables and pictures take more memory than all else here."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        apart.submit(_publish, out).result()
 
 
 def _publish(out: Path) -> None:
@@ -122,21 +131,22 @@ def _measure(
         Display(len(waiting), console) as display,
         Builder(store, out / "logs" / "builder.log", display.stage) as builder,
     ):
+        benches = []
         for name, subject in subjects.items():
             mine = [cell for cell in waiting if cell.model == name]
             if mine:
-                workloads = dict.fromkeys(cell.workload for cell in mine)
-                bench = Bench(
-                    suite,
-                    subject,
-                    store,
-                    builder,
-                    display.stage,
-                    out / "logs",
-                    versions,
-                    tuple(workloads),
-                )
-                ModelRun(bench, mine, recorder, display).run()
+                workloads = tuple(dict.fromkeys(cell.workload for cell in mine))
+                logs = out / "logs"
+                stage = display.stage
+                bench = Bench(suite, subject, store, builder, stage, logs, versions, workloads)
+                benches.append((bench, mine))
+        for bench, _ in benches:
+            # Every model is looked at before the first is timed: a mistake in the last one should
+            # not end a run that has gone on for an hour. What else fails is told by its own cells.
+            with contextlib.suppress(*rows.FAILURES):
+                bench.check_workloads(bench.builds.base())
+        for bench, mine in benches:
+            ModelRun(bench, mine, recorder, display).run()
 
 
 def _check_options(file: SuiteFile, path: Path) -> None:

@@ -12,7 +12,6 @@ from compile.errors import Incorrect
 from compile.signature import Feeds
 from runtimes.likelihood import Answers
 from suites.correctness import kl_divergence
-from suites.measure.paired import paired_interval
 from suites.tasks.scoring import Scores
 from suites.tasks.task import Task
 
@@ -94,12 +93,14 @@ def columns(task: Task, scores: Scored, reference: Scored) -> dict[str, Any]:
         "examples": len(scores.examples["correct"]),
         **{name: mine[name] for name in _METRICS if name in mine},
     }
-    drop = paired_interval(_share_correct(reference.examples), _share_correct(scores.examples))
+    drop = task.drop(reference.examples, scores.examples)
+    # The reference itself has been compared with nothing: that it is as good as it is, is known.
+    known = scores is reference
     row |= {
         "accuracy_drop": drop.drop,
-        "accuracy_drop_low": drop.low,
-        "accuracy_drop_high": drop.high,
-        "accuracy_drop_bound": drop.upper,
+        "accuracy_drop_low": 0.0 if known else drop.low,
+        "accuracy_drop_high": 0.0 if known else drop.high,
+        "accuracy_drop_bound": 0.0 if known else drop.upper,
         "flips": drop.lost + drop.gained,
     }
     if "predicted" in scores.examples:
@@ -119,10 +120,3 @@ def stored_examples(scores: Scored, reference: Scored) -> dict[str, np.ndarray]:
     if scores.logits is not None and reference.logits is not None:
         table["kl_divergence"] = kl_divergence(reference.logits, scores.logits)
     return table
-
-
-def _share_correct(examples: Scores) -> np.ndarray:
-    """Right or wrong for a classifier; the share of right tokens for a sequence of them."""
-    if "tokens" in examples:
-        return examples["correct"] / np.maximum(examples["tokens"], 1)
-    return examples["correct"].astype(bool)

@@ -30,7 +30,11 @@ def find_subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
     entry = suite.model(name)
     where = f"{suite.path}: models.{name}"
     asked = suite.task(name)
-    task = load_task(asked, suite.folder) if asked else None
+    try:
+        task = load_task(asked, suite.folder) if asked else None
+    except InputError as error:
+        key = f"{where}.task" if isinstance(asked, str) else f"{suite.path}: tasks.{entry.task}"
+        raise InputError(f"{key}: {error}") from error
     if task is not None and entry.classes is not None:
         raise InputError(f"{where}.classes: task {entry.task!r} says how many; leave it out")
     try:

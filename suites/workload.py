@@ -30,6 +30,7 @@ def workload_feeds(
         raise InputError("the model has no sequence axis; leave sequence out of the workload")
     if workload.sequence is None and workload.kind == "forward" and "sequence" in signature.axes:
         raise InputError("the model has a sequence axis; give the workload a sequence")
+    _check_batch(workload.batch, signature)
     feeds = signature.feeds(workload.sizes, seed)
     if task is not None and workload.sequence is not None:
         tokens = task.workload_feeds(workload.batch, workload.sequence, seed)
@@ -41,6 +42,17 @@ def workload_feeds(
             if name in feeds and _batched(signature, name)
         }
     return feeds
+
+
+def _check_batch(batch: int, signature: Signature) -> None:
+    """Where the model has no batch axis a call takes as many examples as it takes: those that its
+    first input has in front, or one if that is a vector."""
+    if "batch" in signature.axes:
+        return
+    shape = signature.inputs[0].shape
+    fixed = shape[0] if len(shape) > 1 and isinstance(shape[0], int) else 1
+    if batch != fixed:
+        raise InputError(f"the model's batch is fixed at {fixed}; batch = {batch} cannot be fed")
 
 
 def _batched(signature: Signature, name: str) -> bool:

@@ -83,7 +83,7 @@ def _value(row: Row, allowed_drop: float) -> Markup:
         verdict, style = "✓ within", "good"
     return join(
         [
-            number_beside_interval(units.accuracy_drop(row).replace(" points", "")),
+            number_beside_interval(units.bare_drop(row)),
             Markup(" "),
             element("span", verdict, class_=f"verdict {style}"),
         ]
@@ -91,7 +91,7 @@ def _value(row: Row, allowed_drop: float) -> Markup:
 
 
 def _hover(row: Row) -> str:
-    lines = [f"accuracy drop {units.accuracy_drop(row)}"]
+    lines = [f"{units.drop_name(row)} {units.accuracy_drop(row)}"]
     if row.get("accuracy_drop_bound") is not None:
         bound = units.points(row["accuracy_drop_bound"])
         lines.append(f"one-sided 95 % bound {bound} points")

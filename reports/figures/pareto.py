@@ -285,7 +285,7 @@ def hover(row: Row) -> str:
     """What pointing at a row's mark says."""
     lines = [build_name(row), f"p50 {units.latency(row)}"]
     if row.get("accuracy_drop") is not None:
-        lines.append(f"accuracy drop {units.accuracy_drop(row)}")
+        lines.append(f"{units.drop_name(row)} {units.accuracy_drop(row)}")
     if row.get("artifact_bytes") is not None:
         lines.append(f"artifact {units.binary(row['artifact_bytes'])}")
     return "\n".join(lines)

@@ -98,8 +98,9 @@ def _numbers(decision: Decision, allowed_drop: float) -> Markup | None:
             tiles.append(("size", size, "", "artifact"))
     if ship.get("accuracy_drop") is not None:
         number, interval = units.parted(units.accuracy_drop(ship))
-        allowed = f"points, {100 * allowed_drop:g} allowed"
-        tiles.append(("accuracy drop", number.removesuffix(" points"), interval.strip(), allowed))
+        number, _, unit = number.partition(" ")
+        allowed = f"{unit}, {100 * allowed_drop:g} allowed"
+        tiles.append((units.drop_name(ship), number, interval.strip(), allowed))
     elif ship.get("top1_agreement") is not None:
         same = f"{100 * ship['top1_agreement']:.2f} %"
         tiles.append(("agreement", same, "", "predictions like the reference's"))
@@ -124,7 +125,7 @@ def _alternatives(decision: Decision) -> Markup | None:
             continue
         facts = [units.speed(row), units.binary(row.get("artifact_bytes"))]
         if row.get("accuracy_drop") is not None:
-            facts.append(f"drop {units.accuracy_drop(row)}")
+            facts.append(f"{units.drop_name(row)} {units.accuracy_drop(row)}")
         lines.append(
             element("li", element("b", f"{name}: "), f"{build_name(row)} ({', '.join(facts)})")
         )

@@ -174,7 +174,7 @@ def _accuracy(
     if not figures:
         return None
     note = (
-        "Share of right answers lost against the fp32 reference on the same examples, with the "
+        "What is lost on the task against the fp32 reference, on the same examples, with the "
         "paired 95 % interval. The short upright line is the one-sided 95 % bound: a build "
         "qualifies when it lies left of the allowed drop (dashed)."
     )

@@ -79,6 +79,42 @@ def paired_interval(
     )
 
 
+def weighted_interval(
+    difference: np.ndarray, weights: np.ndarray, confidence: float = 0.95
+) -> PairedDrop:
+    """The drop ``r = sum(difference) / sum(weights)`` of examples that weigh differently (tokens,
+    bits), both of shape ``(examples,)``; a positive difference is a loss.
+
+    The examples are the independent units, so the variance is that of a ratio estimate (Cochran,
+    *Sampling Techniques*, 3rd ed., 6.3): ``n / (n - 1) sum((d - r w)^2) / sum(w)^2``, with
+    Student's quantiles. However small it is, a bound lies ``-ln(1 - confidence) / n`` beside ``r``
+    at least: the bound on a share of which no case was seen (the rule of three). Raises ValueError
+    for unlike shapes, fewer than two examples, or numbers that are not finite.
+    """
+    d, w = np.asarray(difference, np.float64), np.asarray(weights, np.float64)
+    if d.shape != w.shape or d.ndim != 1 or d.size < 2:
+        raise ValueError(f"a drop needs two equal shapes of at least 2, not {d.shape}, {w.shape}")
+    if not (np.isfinite(d).all() and np.isfinite(w).all() and w.sum() > 0):
+        raise ValueError("differences and weights must be finite, and weigh something")
+    n, total = d.size, float(w.sum())
+    drop = float(d.sum()) / total
+    residual = d - drop * w
+    error = math.sqrt(n / (n - 1) * float(residual @ residual)) / total
+    two, one = stats.t.ppf([(1 + confidence) / 2, confidence], n - 1)
+    floors = -math.log((1 - confidence) / 2) / n, -math.log(1 - confidence) / n
+    both_sides, one_side = max(two * error, floors[0]), max(one * error, floors[1])
+    return PairedDrop(
+        drop=drop,
+        low=drop - both_sides,
+        high=drop + both_sides,
+        upper=drop + one_side,
+        confidence=confidence,
+        examples=n,
+        lost=int((d > 0).sum()),
+        gained=int((d < 0).sum()),
+    )
+
+
 def tango_interval(lost: int, gained: int, n: int, confidence: float) -> tuple[float, float]:
     """Score interval of ``(lost - gained) / n``, a difference of paired proportions.
 

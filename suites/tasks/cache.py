@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from compile.artifact import require_writable
+
 
 def data_folder() -> Path:
     """``$ASSAY_HOME/data``; without the variable, ``assay/data`` in the user's cache folder."""
@@ -26,7 +28,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     path = data_folder() / name
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path.parent)
     with FileLock(path.with_name(f"{path.name}.lock")):
         if not path.is_file():
             draft = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from compile.data import Batch
 from runtimes.likelihood import Answers
+from suites.measure.paired import PairedDrop, paired_interval
 from suites.tasks.examples import Examples
 from suites.tasks.scoring import USUAL_FLIPS, Scores
 from suites.tasks.task import Task
@@ -42,9 +43,8 @@ class Classification(Task):
     def _usual_spread(self) -> tuple[int, float]:
         return self.test_examples, math.sqrt(USUAL_FLIPS)
 
-    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
-        drop = reference["correct"].astype(float) - candidate["correct"].astype(float)
-        return drop, np.ones(len(drop))
+    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+        return paired_interval(reference["correct"], candidate["correct"], confidence)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         feeds = self._tokens([examples[i] for i in indices])

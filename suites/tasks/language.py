@@ -10,6 +10,7 @@ import numpy as np
 
 from compile.data import IGNORED, Batch
 from runtimes.likelihood import Answers
+from suites.measure.paired import PairedDrop, weighted_interval
 from suites.tasks.examples import Examples
 from suites.tasks.scoring import USUAL_FLIPS, Scores
 from suites.tasks.task import Task
@@ -51,9 +52,10 @@ class CausalLM(Task):
     def _usual_spread(self) -> tuple[int, float]:
         return self.test_examples, USUAL_SPREAD
 
-    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
-        rise = (candidate["nll"] - reference["nll"]) / math.log(2)
-        return rise, reference["bytes"].astype(float)
+    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+        # The bytes are the same on both sides: nats rise as bits per byte do.
+        rise = candidate["nll"] - reference["nll"]
+        return weighted_interval(rise, reference["nll"], confidence)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         """A stored row is one longer than the input: position ``i`` is asked for token ``i+1``."""
@@ -94,9 +96,9 @@ class MaskedLM(Task):
         tokens = MASKED_SHARE * len(self.data.splits["test"].tokens)
         return int(tokens), math.sqrt(USUAL_FLIPS)
 
-    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
-        drop = reference["correct"].astype(float) - candidate["correct"]
-        return drop, reference["tokens"].astype(float)
+    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+        lost = reference["correct"].astype(float) - candidate["correct"]
+        return weighted_interval(lost, reference["tokens"].astype(float), confidence)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         feeds = self._tokens([examples[i] for i in indices])

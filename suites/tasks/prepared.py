@@ -56,8 +56,13 @@ def load_prepared(material: Mapping[str, Any], make: Callable[[Path], None]) -> 
     versions = {"version": VERSION, "tokenizers": importlib.metadata.version("tokenizers")}
     text = json.dumps({**material, **versions}, sort_keys=True, allow_nan=False)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    path = cached(f"task-{fingerprint[:16]}.npz", make)
-    return _load(path, fingerprint)
+    name = f"task-{fingerprint[:16]}.npz"
+    path = cached(name, make)
+    try:
+        return _load(path, fingerprint)
+    except Exception:  # noqa: BLE001 - a damaged file raises anything, from zlib to tokenize
+        path.unlink(missing_ok=True)  # and is made anew, once
+        return _load(cached(name, make), fingerprint)
 
 
 def save_prepared(data: Prepared, path: Path) -> None:

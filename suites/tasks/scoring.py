@@ -25,21 +25,3 @@ def prior_resolution(examples: int, spread: float, confidence: float = 0.95) -> 
     """
     z = NormalDist().inv_cdf(confidence)
     return max(z * spread / math.sqrt(examples), -math.log(1 - confidence) / examples)
-
-
-def paired_resolution(
-    difference: np.ndarray, weights: np.ndarray, confidence: float = 0.95
-) -> float:
-    """Half width of the one-sided bound of ``sum(difference) / sum(weights)``.
-
-    Examples are the independent units and may weigh differently (tokens, bytes), so the
-    variance is that of a ratio estimate (Cochran, "Sampling Techniques", 3rd ed., 6.3):
-    ``n / (n - 1) * sum((d - r w)^2) / sum(w)^2`` with ``r`` the ratio itself. Never below the
-    rule of three, as in ``prior_resolution``.
-    """
-    n, total = len(difference), float(weights.sum())
-    if n < 2:
-        return math.inf
-    residual = difference - difference.sum() / total * weights
-    error = math.sqrt(n / (n - 1) * float(residual @ residual)) / total
-    return max(NormalDist().inv_cdf(confidence) * error, -math.log(1 - confidence) / n)

@@ -14,6 +14,7 @@ from compile.data import Batch
 from compile.errors import InputError
 from compile.signature import Feeds, Signature
 from runtimes.likelihood import Answers
+from suites.measure.paired import PairedDrop
 from suites.tasks.examples import (
     Examples,
     exact_windows,
@@ -23,7 +24,7 @@ from suites.tasks.examples import (
 )
 from suites.tasks.feeds import fit_feeds
 from suites.tasks.prepared import Prepared
-from suites.tasks.scoring import Scores, paired_resolution, prior_resolution
+from suites.tasks.scoring import Scores, prior_resolution
 
 Kind = Literal["classification", "masked-lm", "causal-lm"]
 
@@ -133,21 +134,23 @@ class Task(ABC):
         candidate: Scores | None = None,
         confidence: float = 0.95,
     ) -> float:
-        """How small a drop of ``metric`` a comparison on the same examples can resolve: the half
-        width of its one-sided bound. Before anything is measured, from the number of test
-        examples and a usual spread; with both results, from their paired differences."""
+        """How small a drop a comparison on the same examples can resolve: how far its one-sided
+        bound lies beside it. Before anything is measured, from the number of test examples and a
+        usual spread; with both results, from their paired differences."""
         if reference is None or candidate is None:
             return prior_resolution(*self._usual_spread(), confidence)
-        return paired_resolution(*self._paired_drop(reference, candidate), confidence)
+        found = self.drop(reference, candidate, confidence)
+        return found.upper - found.drop
+
+    @abstractmethod
+    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+        """How much worse the candidate is than the reference on the same examples, as a fraction:
+        of accuracy, its difference; of bits per byte, its rise relative to the reference's."""
 
     @abstractmethod
     def _usual_spread(self) -> tuple[int, float]:
         """How many results ``metric`` is over, and the usual standard deviation of their paired
         differences."""
-
-    @abstractmethod
-    def _paired_drop(self, reference: Scores, candidate: Scores) -> tuple[np.ndarray, np.ndarray]:
-        """How much worse the candidate does on each example, and each example's weight."""
 
     @abstractmethod
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:

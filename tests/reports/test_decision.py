@@ -61,7 +61,7 @@ def test_decide_refuses_a_small_drop_that_too_few_examples_cannot_bound(make_row
 def test_decide_refuses_a_bound_that_equals_the_allowed_drop(make_row) -> None:
     [decision] = decide([make_row("int8", accuracy_drop_bound=0.01)])
     assert decision.ship is None
-    assert "none within the allowed accuracy drop of 1.00 points" in decision.sentence
+    assert "none within a drop of 1.00 points, the most that is allowed" in decision.sentence
 
 
 def test_decide_takes_a_build_without_any_drop_when_none_is_allowed(make_row) -> None:
@@ -292,3 +292,24 @@ def test_decide_says_faster_only_of_what_is_known_to_be(make_row) -> None:
     assert decision.ship is not None
     assert decision.ship["recipe"] == "int8"
     assert not any("is faster" in caveat for caveat in decision.caveats)
+
+
+def test_a_language_model_is_refused_by_its_bits_per_byte(make_row) -> None:
+    drop = {
+        "metric": "bits_per_byte",
+        "accuracy_drop": 0.02,
+        "accuracy_drop_low": 0.015,
+        "accuracy_drop_high": 0.025,
+        "accuracy_drop_bound": 0.024,
+    }
+    (decision,) = decide([make_row("int4", **drop)])
+    assert "none within a rise of 1.00 %, the most that is allowed" in decision.sentence
+    ((_, why),) = decision.refused
+    assert why == "rise in bits per byte 2.00 % [1.50, 2.50], 1.00 allowed"
+
+
+def test_what_ran_but_is_not_known_closely_is_told_as_such(make_row) -> None:
+    row = make_row("fp32", latency_p50_ms=None, compared=None)
+    (decision,) = decide([row])
+    assert "no build's latency is known closely enough" in decision.sentence
+    assert "(1 ok)" in decision.sentence

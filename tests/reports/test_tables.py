@@ -17,7 +17,7 @@ def shown(renderable: object) -> str:
 
 def test_headings_leave_out_axes_that_do_not_vary(make_row) -> None:
     titles = [h.title for h in headings([make_row("a"), make_row("b")])]
-    assert titles == ["recipe", "runtime", "p50", "artifact", "accuracy", "drop, points"]
+    assert titles == ["recipe", "runtime", "p50", "artifact", "accuracy", "drop, %"]
     titles = [h.title for h in headings([make_row("a"), make_row("a", workload="b8")])]
     assert "workload" in titles
 

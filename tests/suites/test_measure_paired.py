@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from suites.measure.paired import paired_interval, tango_interval
+from suites.measure.paired import paired_interval, tango_interval, weighted_interval
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,42 @@ def test_bad_scores_are_refused(a, b, message):
 def test_bad_confidence_is_refused():
     with pytest.raises(ValueError, match="confidence"):
         paired_interval(np.ones(3), np.ones(3), confidence=1.0)
+
+
+def test_weighted_drop_equals_the_ratio_estimate_by_hand() -> None:
+    d, w = np.array([1.0, 0.0, -1.0, 3.0]), np.array([10.0, 5.0, 2.0, 8.0])
+    found = weighted_interval(d, w)
+    drop = 3 / 25
+    error = np.sqrt(4 / 3 * np.sum((d - drop * w) ** 2)) / 25
+    assert found.drop == pytest.approx(drop)
+    # Student's 97.5 % and 95 % quantiles with three degrees of freedom.
+    reach = max(3.1824463 * error, -np.log(0.025) / 4)
+    assert found.high - found.drop == pytest.approx(reach)
+    assert found.drop - found.low == pytest.approx(reach)
+    assert found.upper - found.drop == pytest.approx(max(2.3533634 * error, -np.log(0.05) / 4))
+    assert (found.lost, found.gained, found.examples) == (2, 1, 4)
+
+
+def test_weighted_drop_of_nothing_is_bounded_by_the_rule_of_three() -> None:
+    found = weighted_interval(np.zeros(500), np.full(500, 30.0))
+    assert found.drop == 0.0
+    assert found.upper == pytest.approx(-np.log(0.05) / 500)
+
+
+def test_weighted_drop_covers_the_truth_of_unlike_examples() -> None:
+    random = np.random.default_rng(2)
+    covered = 0
+    for _ in range(1000):
+        weights = random.integers(1, 60, 400).astype(float)
+        # Long examples lose more: the mean of ratios would miss the ratio of sums.
+        differences = weights * (0.02 + 0.001 * weights) + random.normal(0, 9, 400)
+        truth = 0.02 + 0.001 * (60 * 119 / 6) / 30
+        found = weighted_interval(differences, weights)
+        covered += found.low <= truth <= found.high
+    assert covered / 1000 == pytest.approx(0.95, abs=0.025)
+
+
+@pytest.mark.parametrize("bad", [np.ones(3), np.ones((2, 2)), np.array([1.0, np.nan])])
+def test_weighted_drop_refuses_what_is_no_drop(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        weighted_interval(bad, np.ones(2))

@@ -206,6 +206,28 @@ def test_mistake_found_while_building_leaves_the_folder_free(suite_file, tmp_pat
     assert run(str(suite), out, only="one") == ["ok"]
 
 
+def test_mistake_in_the_last_model_is_found_before_the_first_is_timed(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    (tmp_path / "cut.onnx").write_bytes(b"not a model")
+    text = suite.read_text().replace('model = ["ramp"]', 'model = ["ramp", "cut.onnx"]')
+    suite.write_text(text)
+    with pytest.raises(InputError, match=r"cut\.onnx"):
+        run(str(suite), out)
+    assert not out.exists()
+
+
+def test_batch_that_the_model_does_not_have_is_refused(suite_file, tmp_path, ramp_model):
+    model = onnx.load(ramp_model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "one.onnx")
+    suite = suite_file()
+    suite.write_text(suite.read_text().replace(str(ramp_model), str(tmp_path / "one.onnx")))
+    with pytest.raises(InputError, match=r"workloads\.two.*batch is fixed at 1; batch = 2"):
+        run(str(suite), tmp_path / "out")
+    assert run(str(suite), tmp_path / "out", only="one") == ["ok"]
+
+
 def test_sizes_are_relative_to_fp32_also_where_fp32_has_no_cell(suite_file, tmp_path):
     suite = suite_file(runtimes='["onnxruntime-cpu"]')
     suite.write_text(suite.read_text().replace("[matrix]", '[matrix]\nrecipe = ["fp32", "mine"]'))

@@ -14,7 +14,7 @@ from quantize.recipe import Tolerance
 from runtimes.fake import Behaviour, write_fake
 from suites.blocks import SessionKey
 from suites.scorer import ScoreCache, Scorer
-from suites.scoring import Scored, score
+from suites.scoring import Scored, columns, score
 from suites.sessions import LiveSession
 from suites.suite_file import RuntimeEntry
 from suites.tasks.classification import Classification
@@ -139,3 +139,32 @@ def test_padding_to_one_shape_changes_no_score(task, one_shape):
     scored = score(task, answer, one_shape=one_shape)
     np.testing.assert_array_equal(scored.examples["predicted"], [3, 0, 1, 2, 3])
     assert shapes == ({(32, 16)} if one_shape else {(5, 7)})
+
+
+def test_damaged_scores_are_computed_again(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path)
+    cache.put("key", Scored({"correct": np.arange(4000) % 3 == 0}, None))
+    path = tmp_path / "key.npz"
+    whole = path.read_bytes()
+    for place in range(40, len(whole), max(1, len(whole) // 50)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        found = cache.get("key")
+        assert found is None or np.array_equal(found.examples["correct"], np.arange(4000) % 3 == 0)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert cache.get("key") is None
+
+
+def test_the_reference_is_known_to_lose_nothing(task) -> None:
+    scores = Scored(
+        {
+            "correct": np.array([True, False] * 20),
+            "predicted": np.zeros(40, np.int64),
+            "label": np.zeros(40, np.int64),
+            "nll": np.ones(40),
+        },
+        None,
+    )
+    same = Scored(dict(scores.examples), None)
+    assert columns(task, scores, scores)["accuracy_drop_bound"] == 0.0
+    # Another session that answers alike has been seen to lose nothing on 40 examples, no more.
+    assert columns(task, same, scores)["accuracy_drop_bound"] > 0.05

@@ -21,7 +21,7 @@ from suites.tasks.examples import Examples, exact_windows, shuffled_batches
 from suites.tasks.language import CausalLM, MaskedLM
 from suites.tasks.prepared import Prepared, Vocabulary, load_prepared, save_prepared
 from suites.tasks.registry import load_task
-from suites.tasks.scoring import paired_resolution, prior_resolution
+from suites.tasks.scoring import prior_resolution
 from suites.tasks.task import Task
 
 NAMES = ("classification", "masked-lm", "causal-lm")
@@ -178,15 +178,10 @@ def test_classification_scores_equal_float64() -> None:
 
 
 def test_resolution_equals_the_formulas_by_hand() -> None:
-    assert prior_resolution(3542, math.sqrt(0.02)) == pytest.approx(
-        1.6448536 * math.sqrt(0.02 / 3542)
+    assert prior_resolution(3384, math.sqrt(0.02)) == pytest.approx(
+        1.6448536 * math.sqrt(0.02 / 3384)
     )
     assert prior_resolution(1000, 0.0) == pytest.approx(-math.log(0.05) / 1000)
-    drop = np.array([1.0] * 30 + [-1.0] * 10 + [0.0] * 960)
-    error = np.std(drop, ddof=1) / math.sqrt(1000)
-    assert paired_resolution(drop, np.ones(1000)) == pytest.approx(1.6448536 * error)
-    assert paired_resolution(np.zeros(500), np.ones(500)) == pytest.approx(-math.log(0.05) / 500)
-    assert paired_resolution(np.ones(1), np.ones(1)) == math.inf
 
 
 def test_resolution_covers_the_true_drop_at_its_confidence() -> None:
@@ -309,3 +304,28 @@ def test_cache_keeps_nothing_when_making_fails(tmp_path: Path, monkeypatch) -> N
     with pytest.raises(OSError, match="disk full"):
         load_prepared({"of": "failure"}, make)
     assert [path.suffix for path in (tmp_path / "data").iterdir()] in ([".lock"], [])
+
+
+def test_a_language_model_is_judged_by_its_metric_not_by_its_likeliest_tokens() -> None:
+    task = small_task(CausalLM, [[1, 5, 6]] * 4)
+    reference = {
+        "tokens": np.array([10, 10, 10, 10]),
+        "correct": np.array([5, 5, 5, 5]),
+        "nll": np.array([20.0, 30.0, 25.0, 25.0]),
+        "bytes": np.array([40, 40, 40, 40]),
+    }
+    worse = {**reference, "nll": 1.5 * reference["nll"]}
+    found = task.drop(reference, worse)
+    before, after = (task.summary(s)["bits_per_byte"] for s in (reference, worse))
+    assert found.drop == pytest.approx(after / before - 1) == pytest.approx(0.5)
+    assert found.upper > 0.5
+    assert task.drop(reference, reference).drop == 0.0
+
+
+def test_a_masked_model_loses_what_its_accuracy_loses_whatever_its_sequences_weigh() -> None:
+    task = small_task(MaskedLM, [[1, 5, 6]] * 3)
+    nll = np.ones(3)
+    before = {"tokens": np.array([10, 1, 6]), "correct": np.array([5, 0, 3]), "nll": nll}
+    after = {"tokens": np.array([10, 1, 6]), "correct": np.array([7, 0, 2]), "nll": nll}
+    accuracy = [task.summary(scores)["accuracy"] for scores in (before, after)]
+    assert task.drop(before, after).drop == pytest.approx(accuracy[0] - accuracy[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from compile.errors import InputError
 from suites.suite_file import TaskEntry
 from suites.tasks.corpus import standard_library
+from suites.tasks.examples import Examples
 from suites.tasks.prepare import Recipe, prepare
+from suites.tasks.prepared import Prepared, Vocabulary, load_prepared, save_prepared
 from suites.tasks.registry import load_task
 from suites.tasks.tokenizer import embedded_tokenizer, load_tokenizer
 from suites.tasks.user_data import prepare_user_data, read_columns
@@ -148,3 +151,33 @@ def test_labels_are_refused_when_there_is_nothing_to_learn(
     tokenizer = embedded_tokenizer(standard_library())
     with pytest.raises(InputError, match=message):
         prepare_user_data(rows, "classification", tokenizer, 16, tmp_path / "data.jsonl")
+
+
+def test_damaged_data_is_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_HOME", str(tmp_path))
+    examples = Examples.of([np.arange(50, dtype=np.int32)] * 100, [0] * 100)
+    splits = {"train": examples, "calibration": examples, "test": examples}
+    data = Prepared(splits, Vocabulary(60, 0, 1, 2, (0, 1, 2)), 64, ("a",))
+    made = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        save_prepared(data, path)
+
+    assert load_prepared({"of": "a test"}, make).max_length == 64
+    (path,) = (tmp_path / "data").glob("task-*.npz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3000] + b"\xff" * 200 + whole[3200:])
+    np.testing.assert_array_equal(
+        load_prepared({"of": "a test"}, make).splits["test"].tokens, examples.tokens
+    )
+    assert len(made) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ASSAY_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot be written .*ASSAY_HOME"):
+        load_prepared({"of": "a test"}, lambda path: None)
