@@ -1,4 +1,4 @@
-"""The command line: ``assay run | list | build | report | doctor``.
+"""The command line: ``assay run | gate | list | build | report | doctor``.
 
 Each command is a thin reading of its arguments. Errors are one line without a traceback, unless
 ``--debug`` asks for it; the exit code says what kind of error it was.
@@ -70,6 +70,21 @@ def _parser() -> argparse.ArgumentParser:
         "--fresh", action="store_true", help="replace a run of the same suite that is in DIR"
     )
 
+    gate = add("gate", "Hold a suite's builds to a baseline, measured in pairs.", _gate)
+    gate.add_argument("suite", help="a shipped suite's name or a TOML file")
+    gate.add_argument("--baseline", type=Path, metavar="DIR", help="a kept baseline")
+    gate.add_argument("--keep", type=Path, metavar="DIR", help="make a baseline instead of gating")
+    gate.add_argument("--candidate-recipe", metavar="R", help="with --baseline-recipe: one recipe")
+    gate.add_argument("--baseline-recipe", metavar="S", help="... against another")
+    gate.add_argument("--only", metavar="GLOB", help="part of the suite; never passes as a whole")
+    gate.add_argument(
+        "--out",
+        type=Path,
+        default=Path("assay-results/gate"),
+        metavar="DIR",
+        help="where gate.json, junit.xml and summary.md go (default: %(default)s)",
+    )
+
     listing = add("list", "List what can be named in a suite.", _list)
     listing.add_argument(
         "what",
@@ -104,6 +119,29 @@ def _run(options: argparse.Namespace) -> int:
     )
     failed = {"incorrect", "out-of-memory", "timeout", "error"}
     return EXIT_CELL_FAILED if failed & set(statuses) else EXIT_OK
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from suites.gate.run import Recipes, gate, keep_baseline
+
+    recipes = (options.candidate_recipe, options.baseline_recipe)
+    chosen = [options.baseline is not None, options.keep is not None, any(recipes)]
+    if sum(chosen) != 1 or (any(recipes) and not all(recipes)):
+        raise InputError(
+            "assay gate wants one of: --baseline DIR, --keep DIR, or --candidate-recipe R with "
+            "--baseline-recipe S"
+        )
+    if options.keep is not None:
+        if options.only:
+            raise InputError("--keep takes the whole suite: a baseline of a part would pass a part")
+        kept = keep_baseline(options.suite, options.keep)
+        print(f"kept {kept} cells in {options.keep}")
+        return EXIT_OK
+    against = options.baseline if options.baseline is not None else Recipes(*recipes)
+    report = gate(options.suite, against, only=options.only)
+    report.write(options.out)
+    print("\n".join(report.lines()))
+    return report.exit_code
 
 
 def _list(options: argparse.Namespace) -> int:

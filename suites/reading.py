@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from compile.errors import InputError
-from runtimes.registry import ENTRIES
+from runtimes.registry import ENTRIES, names
 from suites.suite_file import (
     AVAILABLE,
     Extra,
@@ -130,3 +130,12 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     }
     table = tables.get(str(location[0])) if location else SuiteFile
     return list(table.model_fields) if table else []
+
+
+def asked_runtimes(file: SuiteFile) -> list[str]:
+    """The matrix's runtimes, and those that references may run on."""
+    asked = file.matrix.runtime
+    if asked == [AVAILABLE]:
+        return names()
+    references = [file.reference] if file.reference else ["torch-eager", "onnxruntime-cpu"]
+    return list(dict.fromkeys([*asked, *(extra.runtime for extra in file.include), *references]))

@@ -31,10 +31,10 @@ from suites.builder import Builder
 from suites.cell import Cell
 from suites.model_run import ModelRun
 from suites.progress import Display
-from suites.reading import read_suite
+from suites.reading import asked_runtimes, read_suite
 from suites.subject import Subject, find_subject
 from suites.suite import Suite, load_suite
-from suites.suite_file import AVAILABLE, SuiteFile
+from suites.suite_file import SuiteFile
 
 LOG_COLUMNS = 120
 OUTPUTS = (
@@ -69,7 +69,7 @@ def run(
     with console.status("looking at this machine"):
         environment = doctor.environment()
         pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
-        survey = dict(doctor.survey(pythons, _asked_runtimes(file)))
+        survey = dict(doctor.survey(pythons, asked_runtimes(file)))
     available = [name for name, found in survey.items() if found.available]
     suite = load_suite(reference, available, cuda=bool(environment["gpus"]))
     cells = suite.only(only) if only else suite.cells
@@ -159,15 +159,6 @@ def _check_options(file: SuiteFile, path: Path) -> None:
             parse(registry.entry(name).load().options, entry.model_extra or {}, name)
         except InputError as error:
             raise InputError(f"{path}: runtimes.{name}: {error}") from error
-
-
-def _asked_runtimes(file: SuiteFile) -> list[str]:
-    """The matrix's runtimes, and those that references may run on."""
-    asked = file.matrix.runtime
-    if asked == [AVAILABLE]:
-        return registry.names()
-    references = [file.reference] if file.reference else ["torch-eager", "onnxruntime-cpu"]
-    return list(dict.fromkeys([*asked, *(extra.runtime for extra in file.include), *references]))
 
 
 def _run_facts(

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from suites.gate.rules import GateTable
+
 AVAILABLE = "available"
 """As the only entry of ``matrix.runtime``: every runtime that this machine has."""
 
@@ -157,5 +159,6 @@ class SuiteFile(_Table):
     workloads: Annotated[dict[Name, Workload], Field(min_length=1)]
     measure: dict[str, Any] = {}
     ship: Ship = Ship()
+    gate: GateTable = GateTable()
     exclude: list[Pattern] = []
     include: list[Extra] = []

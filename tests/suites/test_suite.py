@@ -87,7 +87,7 @@ def test_cell_ids_depend_on_the_axes_alone():
 @pytest.mark.parametrize("name", shipped_suites())
 def test_shipped_suite_is_valid(name):
     cells = load_suite(name, ["torch-eager", "onnxruntime-cpu", "openvino"], cuda=False).cells
-    assert len(cells) >= 9
+    assert len(cells) >= 5
 
 
 @pytest.mark.parametrize(

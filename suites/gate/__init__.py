@@ -1,0 +1,1 @@
+"""Release gates: a kept baseline against a candidate, measured in pairs on today's machine."""

@@ -1,0 +1,133 @@
+"""A candidate and a baseline of one session, measured against each other in pairs of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from compile.artifact import Artifact
+from compile.signature import Feeds
+from runtimes.session import MemoryBreakdown
+from suites.blocks import SessionKey
+from suites.cell import Cell
+from suites.correctness import compare
+from suites.gate.pair import PairPlan, PairSample, measure_pair
+from suites.gate.verdict import PairedVerdict
+from suites.sessions import LiveSession, load_together
+
+MEMORY_PAIRS = 3
+"""Pairs in which memory is read: it differs little between processes, and reading takes a call."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: how to begin a session of it, and what it is fed and held to."""
+
+    artifact: Artifact
+    begin: Callable[[], LiveSession]
+    feeds: Mapping[str, Feeds]
+    """By workload."""
+    truths: Mapping[str, Feeds] | None
+    """By workload; None for a kept artifact, which was held to its truth when it was kept."""
+
+
+@dataclass
+class Contest:
+    """One session's cells, which share their pairs of processes."""
+
+    key: SessionKey
+    cells: Mapping[str, Cell]
+    """By workload."""
+    candidate: Side
+    baseline: Side
+    verdicts: dict[str, PairedVerdict]
+    """By workload, of those with a latency rule."""
+    samples: dict[str, list[PairSample]] = field(default_factory=dict)
+    memory: dict[str, list[tuple[MemoryBreakdown, MemoryBreakdown]]] = field(default_factory=dict)
+    """By workload: candidate's and baseline's."""
+    unlike: str = ""
+    """How the two sides' fairness contracts differ, if they do."""
+    failure: Exception | None = None
+    pairs: int = 0
+
+    @property
+    def finished(self) -> bool:
+        if self.failure is not None:
+            return True
+        return self.pairs >= MEMORY_PAIRS and not self._open()
+
+    def _open(self) -> list[str]:
+        return [workload for workload, v in self.verdicts.items() if not v.finished]
+
+    def next_pair(self, candidate_first: bool, plan: PairPlan) -> None:
+        """One more pair of fresh processes, for every workload that is not decided yet.
+
+        Raises whatever a session raises; the two processes are gone afterwards in any case.
+        """
+        candidate, baseline = self.candidate.begin(), self.baseline.begin()
+        order = (candidate, baseline) if candidate_first else (baseline, candidate)
+        try:
+            load_together(order)
+            for session in order:
+                _ = session.worker
+            reads_memory = self.pairs < MEMORY_PAIRS
+            for workload in self.cells if reads_memory else self._open():
+                self._put_in_place(candidate, baseline, candidate_first, workload)
+                verdict = self.verdicts.get(workload)
+                if verdict is not None and not verdict.finished:
+                    sample = measure_pair(candidate, baseline, candidate_first, plan)
+                    self.samples.setdefault(workload, []).append(sample)
+                    verdict.add(sample.difference)
+                if reads_memory:
+                    self._read_memory(candidate, baseline, workload)
+            self.pairs += 1
+        finally:
+            for session in order:
+                session.abandon()
+
+    def _put_in_place(
+        self, candidate: LiveSession, baseline: LiveSession, candidate_first: bool, workload: str
+    ) -> None:
+        """Both sides' calls ready for the clock, in the order of the coin: what one leaves in the
+        caches, the other must be as likely to find."""
+        sides = [(candidate, self.candidate), (baseline, self.baseline)]
+        for session, side in sides if candidate_first else reversed(sides):
+            feeds = side.feeds[workload]
+            if self.pairs:
+                session.worker.prepare(feeds)
+            elif side.truths is not None:
+                session.ready(feeds, side.truths[workload])
+            else:
+                outputs = [session.worker.run(feeds)]
+                compare(outputs, outputs)  # raises Incorrect for what is not finite
+                session.worker.prepare(feeds)
+        if not self.pairs:
+            self.unlike = _unlike(candidate, baseline)
+
+    def _read_memory(self, candidate: LiveSession, baseline: LiveSession, workload: str) -> None:
+        read = (
+            candidate.worker.memory(self.candidate.feeds[workload]),
+            baseline.worker.memory(self.baseline.feeds[workload]),
+        )
+        self.memory.setdefault(workload, []).append(read)
+
+    def memory_of(self, workload: str, quantity: str) -> tuple[float, float] | None:
+        """Candidate's and baseline's median bytes; None where a runtime does not tell."""
+        read = [
+            (getattr(a, quantity), getattr(b, quantity)) for a, b in self.memory.get(workload, [])
+        ]
+        if not read or any(value is None for pair in read for value in pair):
+            return None
+        mine, theirs = np.median(np.array(read, np.float64), axis=0)
+        return float(mine), float(theirs)
+
+
+def _unlike(candidate: LiveSession, baseline: LiveSession) -> str:
+    mine: dict[str, Any] = vars(candidate.worker.contract())
+    theirs: dict[str, Any] = vars(baseline.worker.contract())
+    return ", ".join(
+        f"{name} {theirs[name]!r} -> {mine[name]!r}" for name in mine if mine[name] != theirs[name]
+    )

@@ -1,0 +1,199 @@
+"""Rules applied to what was measured: each gives a finding, whatever happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reports.gate import Finding, Outcome
+from suites import rows
+from suites.cell import Cell
+from suites.gate.contest import Contest
+from suites.gate.kept import KeptBaseline
+from suites.gate.rules import AccuracyRule, GateTable, GrowthRule
+from suites.gate.verdict import PairedVerdict
+from suites.scoring import Scored
+from suites.suite import Suite
+from suites.tasks.task import Task
+
+MEMORY = {"memory_peak": "peak_bytes", "memory_waste": "waste_bytes"}
+
+
+class Judge:
+    """Collects the findings of one gate."""
+
+    def __init__(self, table: GateTable) -> None:
+        self._table = table
+        self.findings: list[Finding] = []
+        self._changed_data: dict[str, str] = {}
+
+    # Before anything is measured: what cannot be compared is never passed in silence.
+
+    def matched(
+        self, cells: Sequence[Cell], suite: Suite, kept: KeptBaseline, only: str | None
+    ) -> tuple[Cell, ...]:
+        """The cells that both the suite and the baseline have; the others are findings."""
+        if kept.suite != suite.name:
+            self._find("gate", "baseline", "inconclusive", f"it was kept from suite {kept.suite!r}")
+        now = {cell.id for cell in suite.cells}
+        for id, facts in kept.cells.items():
+            if id not in now:
+                self._find(
+                    str(facts["label"]),
+                    "cell",
+                    "inconclusive",
+                    "kept, but no cell of the suite on this machine: renamed, removed, or its "
+                    "runtime is missing",
+                )
+        if only is not None:
+            self.partial(len(cells), only, len(suite.cells))
+        for cell in cells:
+            if cell.id not in kept.cells:
+                self._find(cell.label, "cell", "inconclusive", "the baseline has no such cell")
+        return tuple(cell for cell in cells if cell.id in kept.cells)
+
+    def partial(self, chosen: int, only: str, of: int | None = None) -> None:
+        """Part of a suite was asked for: what it says holds for that part alone."""
+        rest = "" if of is None else f" of {of}"
+        self._find("gate", "cells", "inconclusive", f"--only {only!r} left {chosen}{rest} cells in")
+
+    def data(self, model: str, now: str | None, kept: str | None) -> None:
+        """A data set that changed makes two accuracies incomparable, and so does a missing one."""
+        if now != kept:
+            self._changed_data[model] = (
+                "the task's data is not what it was when the baseline was kept"
+                if now and kept
+                else "the model had a task then or has one now, not both"
+            )
+
+    def failed(self, cells: Sequence[Cell], error: Exception) -> None:
+        """Whatever ended a candidate, or its baseline, before it could be compared."""
+        told = rows.failure(error)
+        for cell in cells:
+            self._find(cell.label, "cell", "failed", f"{told['status']}: {told['reason']}")
+
+    # What was measured.
+
+    def accuracy(
+        self, contest: Contest, task: Task, candidate: Scored | Exception, base: Scored | Exception
+    ) -> None:
+        cell = next(iter(contest.cells.values()))
+        rule = self._table.of(cell.label, "accuracy")
+        if not isinstance(rule, AccuracyRule):
+            return
+        for found in (candidate, base):
+            if isinstance(found, Exception):
+                self._find(contest.key.label, "accuracy", "failed", rows.failure(found)["reason"])
+                return
+        assert isinstance(candidate, Scored)
+        assert isinstance(base, Scored)
+        if changed := self._changed_data.get(contest.key.model):
+            self._find(contest.key.label, "accuracy", "inconclusive", changed)
+            return
+        drop = task.drop(base.examples, candidate.examples, rule.confidence)
+        finest = task.resolution(base.examples, candidate.examples, rule.confidence)
+        seen = (
+            f"{task.metric} worse by {100 * drop.drop:.2f} points, with {rule.confidence:.0%} "
+            f"confidence at most {100 * drop.upper:.2f} where {100 * rule.max_drop:.2f} is allowed "
+            f"({drop.lost} examples worse, {drop.gained} better of {drop.examples})"
+        )
+        outcome: Outcome = "pass" if drop.upper < rule.max_drop else "regressed"
+        if outcome == "regressed" and drop.low < rule.max_drop:
+            outcome = "inconclusive"
+            seen += f"; these examples resolve {100 * finest:.2f}"
+        self._find(contest.key.label, "accuracy", outcome, seen, vars(drop))
+
+    def size(self, contest: Contest) -> None:
+        cell = next(iter(contest.cells.values()))
+        self._growth(
+            contest.key.label,
+            "size",
+            cell,
+            (contest.candidate.artifact.bytes, contest.baseline.artifact.bytes),
+        )
+
+    def measured(self, contest: Contest) -> None:
+        """A contest's latency and memory, workload by workload."""
+        if contest.failure is not None:
+            self.failed(list(contest.cells.values()), contest.failure)
+            return
+        for workload, cell in contest.cells.items():
+            if (verdict := contest.verdicts.get(workload)) is not None:
+                self._latency(contest, cell, verdict)
+            for metric, quantity in MEMORY.items():
+                self._growth(cell.label, metric, cell, contest.memory_of(workload, quantity))
+
+    def _latency(self, contest: Contest, cell: Cell, verdict: PairedVerdict) -> None:
+        outcome = verdict.outcome
+        pairs = len(verdict.differences)
+        seen = f"{verdict.change:+.1%} in {pairs} pairs"
+        if outcome == "regressed":
+            seen += f": slower by more than the {verdict.ignore:.0%} that is ignored"
+        elif outcome == "pass":
+            seen += f": not slower by more than {verdict.margin:.0%}"
+        else:
+            spread = float(np.std(verdict.differences, ddof=1)) if pairs > 1 else math.nan
+            seen += (
+                f": neither known to be slower nor known to be within {verdict.margin:.0%} (pairs "
+                f"differ by {spread:.1%}); raise gate.max_pairs or quieten the machine"
+            )
+        if contest.unlike:
+            outcome = "inconclusive"
+            seen = f"not comparable: the fairness contracts differ ({contest.unlike}); {seen}"
+        samples = contest.samples.get(cell.workload, [])
+        self._find(
+            cell.label,
+            "latency",
+            outcome,
+            seen,
+            {
+                "differences": list(verdict.differences),
+                "candidate_first": [sample.candidate_first for sample in samples],
+                "candidate_ms": _median_ms([s.candidate_ns for s in samples]),
+                "baseline_ms": _median_ms([s.baseline_ns for s in samples]),
+                "evidence_slower": verdict.slower,
+                "evidence_slower_needed": verdict.slower_needed,
+                "evidence_fast_enough": verdict.fast_enough,
+                "evidence_fast_enough_needed": verdict.fast_enough_needed,
+                "spread": verdict.spread,
+                "timed_s": sum(sample.seconds for sample in samples),
+            },
+        )
+
+    def _growth(
+        self, label: str, metric: str, cell: Cell, sizes: tuple[float, float] | None
+    ) -> None:
+        rule = self._table.of(cell.label, metric)
+        if not isinstance(rule, GrowthRule):
+            return
+        if sizes is None:
+            self._find(label, metric, "inconclusive", "this runtime does not tell")
+            return
+        mine, theirs = sizes
+        # From nothing, any growth is infinite; nothing to nothing is none.
+        growth = mine / theirs - 1 if theirs else math.inf if mine else 0.0
+        outcome: Outcome = "pass" if growth <= rule.max_growth else "regressed"
+        seen = (
+            f"{growth:+.1%} ({theirs / 2**20:,.2f} -> {mine / 2**20:,.2f} MiB) where "
+            f"{rule.max_growth:+.1%} is allowed"
+        )
+        self._find(
+            label, metric, outcome, seen, {"candidate_bytes": mine, "baseline_bytes": theirs}
+        )
+
+    def _find(
+        self,
+        cell: str,
+        metric: str,
+        outcome: Outcome,
+        seen: str,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.findings.append(Finding(cell, metric, outcome, seen, dict(facts or {})))
+
+
+def _median_ms(blocks: Sequence[np.ndarray]) -> float | None:
+    return float(np.median(np.concatenate(blocks))) / 1e6 if blocks else None

@@ -1,0 +1,82 @@
+"""Three outcomes of one comparison: slower than allowed, known to be fast enough, or not known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reports.gate import Outcome
+from suites.gate.eprocess import best_rho, log_evidence
+
+USUAL_SPREAD = 0.02
+"""Standard deviation of the differences where no pilot has seen any."""
+
+
+@dataclass
+class PairedVerdict:
+    """One comparison on its way: it takes differences and knows when it has seen enough.
+
+    With ``d`` a pair's log(candidate / baseline), it weighs the evidence that ``d`` lies above
+    ``log(1 + ignore)`` against ``comparisons / alpha``, and the evidence that it lies below
+    ``log(1 + margin)`` against ``1 / beta``. Both may be looked at after every pair.
+    """
+
+    ignore: float
+    margin: float
+    alpha: float
+    beta: float
+    comparisons: int
+    """Of the whole gate, which share its ``alpha``."""
+    max_pairs: int
+    spread: float = USUAL_SPREAD
+    """What a pilot saw: it makes the verdict come sooner, and never makes it wrong."""
+    differences: list[float] = field(default_factory=list)
+
+    def add(self, difference: float) -> None:
+        if self.finished:
+            raise ValueError("the comparison has ended: what comes later must not change it")
+        if not math.isfinite(difference):
+            raise ValueError(f"a pair's difference must be finite, not {difference}")
+        self.differences.append(difference)
+
+    @property
+    def slower(self) -> float:
+        """Log of the evidence for a slow-down of more than ``ignore``."""
+        low, high = math.log1p(self.ignore), math.log1p(self.margin)
+        rho = best_rho(self.spread, high - low, math.exp(-self.slower_needed))
+        return log_evidence(np.array(self.differences) - low, rho)
+
+    @property
+    def fast_enough(self) -> float:
+        """Log of the evidence for a slow-down of less than ``margin``."""
+        high = math.log1p(self.margin)
+        rho = best_rho(self.spread, high, math.exp(-self.fast_enough_needed))
+        return log_evidence(high - np.array(self.differences), rho)
+
+    @property
+    def slower_needed(self) -> float:
+        return math.log(self.comparisons / self.alpha)
+
+    @property
+    def fast_enough_needed(self) -> float:
+        return math.log(1 / self.beta)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Inconclusive until one of the two has reached what it needs."""
+        if not self.differences:
+            return "inconclusive"
+        if self.slower >= self.slower_needed:
+            return "regressed"
+        return "pass" if self.fast_enough >= self.fast_enough_needed else "inconclusive"
+
+    @property
+    def finished(self) -> bool:
+        return self.outcome != "inconclusive" or len(self.differences) >= self.max_pairs
+
+    @property
+    def change(self) -> float:
+        """The median pair's slow-down, 0.05 for 5 %. For reading: the verdict does not use it."""
+        return math.expm1(float(np.median(self.differences))) if self.differences else math.nan

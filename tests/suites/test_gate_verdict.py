@@ -1,0 +1,115 @@
+"""The e-process against numerical integration and simulation, and the verdicts made of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from suites.gate.eprocess import best_rho, log_evidence
+from suites.gate.verdict import PairedVerdict
+
+
+def verdict(comparisons: int = 1, **others: float) -> PairedVerdict:
+    settings = {"ignore": 0.01, "margin": 0.05, "alpha": 0.01, "beta": 0.05, **others}
+    return PairedVerdict(**settings, comparisons=comparisons, max_pairs=60)
+
+
+def decided(differences: np.ndarray, comparisons: int = 1) -> PairedVerdict:
+    found = verdict(comparisons)
+    for difference in differences:
+        if found.finished:
+            break
+        found.add(float(difference))
+    return found
+
+
+@pytest.mark.parametrize("rho", [1e-4, 0.01, 1.0])
+def test_evidence_equals_the_mixture_by_quadrature(rho: float) -> None:
+    values = np.array([0.03, -0.01, 0.05, 0.02, 0.04])
+    total, spread = values.sum(), values @ values
+
+    def mixed(scale: float) -> float:
+        density = 2 * math.sqrt(rho / (2 * math.pi)) * math.exp(-rho * scale**2 / 2)
+        return density * math.exp(scale * total - scale**2 * spread / 2)
+
+    expected, _ = integrate.quad(mixed, 0, np.inf, epsabs=0, epsrel=1e-10, limit=500)
+    assert log_evidence(values, rho) == pytest.approx(math.log(expected), abs=1e-7)
+
+
+def test_no_evidence_is_one_and_evidence_against_is_small_but_finite() -> None:
+    assert log_evidence(np.empty(0), 0.1) == pytest.approx(0.0, abs=1e-12)
+    assert -20 < log_evidence(np.full(1000, -0.05), 1e-6) < -5
+
+
+@pytest.mark.parametrize("bad", [np.array([np.nan]), np.array([np.inf]), np.ones((2, 2))])
+def test_evidence_refuses_what_is_no_difference(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        log_evidence(bad, 0.1)
+    with pytest.raises(ValueError, match="rho"):
+        log_evidence(np.ones(2), 0.0)
+
+
+@pytest.mark.parametrize("noise", ["normal", "cauchy", "growing", "two-valued"])
+def test_symmetric_noise_of_any_shape_alarms_as_rarely_as_promised(noise: str) -> None:
+    """At the edge of the null, looked at after each of 60 pairs, at most 5 % reach 20."""
+    random = np.random.default_rng(3)
+    rho = best_rho(0.02, 0.05, 0.05)
+    alarms = 0
+    for _ in range(1000):
+        d = {
+            "normal": lambda: 0.02 * random.normal(size=60),
+            "cauchy": lambda: 0.02 * random.standard_cauchy(size=60),
+            "growing": lambda: np.linspace(0.001, 0.2, 60) * random.normal(size=60),
+            "two-valued": lambda: 0.05 * random.choice([-1.0, 1.0], 60),
+        }[noise]()
+        alarms += any(log_evidence(d[:n], rho) >= math.log(20) for n in range(1, 61))
+    assert alarms <= stats.binom.isf(1e-4, 1000, 0.05)
+
+
+def test_what_is_equal_passes_and_what_is_slower_regresses() -> None:
+    random = np.random.default_rng(4)
+    outcomes = {0.0: [], 0.05: [], 0.10: []}
+    for slowdown, seen in outcomes.items():
+        for _ in range(100):
+            d = math.log1p(slowdown) + 0.02 * random.normal(size=60)
+            seen.append(decided(d, comparisons=5).outcome)
+    assert outcomes[0.0].count("pass") >= 98
+    assert outcomes[0.0].count("regressed") == 0
+    assert outcomes[0.05].count("regressed") >= 93
+    assert outcomes[0.10].count("regressed") == 100
+
+
+def test_noise_without_end_is_inconclusive_at_the_cap() -> None:
+    found = decided(0.5 * np.random.default_rng(5).normal(size=60))
+    assert (found.outcome, found.finished, len(found.differences)) == ("inconclusive", True, 60)
+    with pytest.raises(ValueError, match="ended"):
+        found.add(0.0)
+
+
+def test_more_comparisons_ask_for_more_evidence() -> None:
+    assert verdict(5).slower_needed == pytest.approx(math.log(500))
+    slower = np.full(60, math.log(1.05))
+    one, many = (len(decided(slower, k).differences) for k in (1, 50))
+    assert one < many < 30
+
+
+def test_a_pass_and_a_regression_exclude_one_another() -> None:
+    for slowdown in np.linspace(-0.1, 0.2, 61):
+        found = decided(np.full(60, math.log1p(slowdown)))
+        if slowdown < 0.009:
+            assert found.outcome == "pass"
+        if slowdown > 0.051:
+            assert found.outcome == "regressed"
+
+
+def test_best_rho_decides_sooner_than_one_that_is_far_off() -> None:
+    def pairs(rho: float) -> int:
+        d = np.full(400, 0.04)
+        return next(n for n in range(1, 401) if log_evidence(d[:n], rho) >= math.log(500))
+
+    best = pairs(best_rho(0.0, 0.04, 1 / 500))
+    assert best <= pairs(1e-7)
+    assert best < pairs(1.0)
