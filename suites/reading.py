@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from compile.errors import InputError
-from runtimes.registry import ENTRIES, names
+from runtimes.registry import ENTRIES
+from runtimes.registry import names as runtime_names
 from suites.suite_file import (
     AVAILABLE,
     Extra,
@@ -136,6 +137,6 @@ def asked_runtimes(file: SuiteFile) -> list[str]:
     """The matrix's runtimes, and those that references may run on."""
     asked = file.matrix.runtime
     if asked == [AVAILABLE]:
-        return names()
+        return runtime_names()
     references = [file.reference] if file.reference else ["torch-eager", "onnxruntime-cpu"]
     return list(dict.fromkeys([*asked, *(extra.runtime for extra in file.include), *references]))
