@@ -31,7 +31,8 @@ class TensorSpec:
     """Exclusive upper bound of an integer input (a vocabulary size)."""
     fill: str = "random"
     """How a synthetic input is made: ``random`` (uniform integers, standard normal floats),
-    ``ones`` (a mask without padding) or ``zeros``."""
+    ``ones`` (a mask without padding), ``zeros`` or ``positions`` (along the last axis, counted
+    on from the ``past``)."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ def _fill(spec: TensorSpec, sizes: Mapping[str, int], random: np.random.Generato
         return np.ones(shape, dtype)
     if spec.fill == "zeros":
         return np.zeros(shape, dtype)
+    if spec.fill == "positions":
+        past = sizes.get("past", 0)
+        return np.tile(np.arange(past, past + shape[-1], dtype=dtype), (*shape[:-1], 1))
     if dtype.kind in "iu":
         return random.integers(0, spec.high or 2, shape).astype(dtype)
     if dtype.kind == "b":

@@ -34,7 +34,12 @@ def workload_feeds(
     feeds = signature.feeds(workload.sizes, seed)
     if task is not None and workload.sequence is not None:
         tokens = task.workload_feeds(workload.batch, workload.sequence, seed)
-        feeds |= {name: array for name, array in tokens.items() if name in feeds}
+        # What is not random is right already, and knows of a cache's tokens what a text does not.
+        feeds |= {
+            spec.name: tokens[spec.name].astype(spec.dtype)
+            for spec in signature.inputs
+            if spec.fill == "random" and spec.name in tokens
+        }
     elif examples is not None:
         feeds |= {
             name: _tiled(example, workload.batch).astype(feeds[name].dtype)

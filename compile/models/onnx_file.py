@@ -26,6 +26,9 @@ TOLERANCE = 1e-4
 CACHE = "past_key_values"
 """How the names of inputs begin that are a decoder's keys and values, in every exporter's files."""
 
+_SAME_VALUES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+"""Operators between an input and the table that it indexes, by which no index is changed."""
+
 _DTYPES = {"int64", "int32", "int8", "uint8", "bool", "float32", "float16", "float64"}
 
 
@@ -37,13 +40,14 @@ def onnx_source(reference: Reference, store: Store) -> Artifact:
     operators that ONNX does not define or inputs that are not tensors, or keeps data outside of
     its folder; Unsupported where ONNX Runtime cannot run it.
 
-    The signature has a ``max_sequence`` only where that is shorter than what parity tries.
+    The signature has a ``max_sequence`` where the file is told the positions and has a table of
+    them, or where that is shorter than what parity tries.
     """
     path = reference.path
     assert path is not None, "a reference to an ONNX file comes with its path"
     model = load_onnx(path)
     parameters = {"family": "onnx", "content": _content_hash(path)}
-    step = Step("source", 1, parameters, libraries=("onnx",))
+    step = Step("source", 2, parameters, libraries=("onnx",))
     return store.derive(step, None, lambda folder: _import(model, path, folder))
 
 
@@ -62,8 +66,16 @@ def _import(model: onnx.ModelProto, path: Path, folder: Path) -> Made:
 def _max_sequence(
     reference: Callable[[Feeds], list[np.ndarray]], signature: Signature
 ) -> int | None:
-    """The longest text that the file takes; None for ``LONG`` or more, or where texts are not
-    what limits it. Found by trying: a graph does not say how many positions its tables have."""
+    """The longest text that the file takes; None where texts are not what limits it.
+
+    An input of positions tells it by the table that it indexes. A graph that counts them itself
+    does not say how many its tables have: what is shorter than ``LONG`` is found by trying.
+    """
+    if "sequence" not in signature.axes:
+        return None
+    tables = [s.high for s in signature.inputs if s.fill == "positions" and s.high is not None]
+    told = min(tables, default=None)
+    tried = LONG if told is None else min(told, LONG)
 
     def fails(sequence: int) -> bool:
         sizes = {**dict.fromkeys(signature.axes, 8), "batch": 1, "sequence": sequence, "past": 0}
@@ -73,9 +85,9 @@ def _max_sequence(
             return True
         return False
 
-    if "sequence" not in signature.axes or not fails(LONG):
-        return None
-    return bisect.bisect_left(range(1, LONG), True, key=fails) or None
+    if not tried or not fails(tried):
+        return told or None
+    return bisect.bisect_left(range(1, tried), True, key=fails) or None
 
 
 def _check(path: Path) -> None:
@@ -93,7 +105,7 @@ def read_signature(model: onnx.ModelProto, path: Path) -> Signature:
     The first axis of an input, where it is dynamic, is the batch. The second dynamic axis of a
     rank-2 integer input is the sequence; beside a key/value cache a mask's is the total. Other
     dynamic axes keep their names. An integer input that indexes a table takes values below the
-    table's length.
+    table's length; one of positions counts.
     """
     fixed = initializers(model)
     inputs = [value for value in model.graph.input if value.name not in fixed]
@@ -126,8 +138,7 @@ def read_signature(model: onnx.ModelProto, path: Path) -> Signature:
             shape = (shape[0], "sequence")
         if role == "output":
             return TensorSpec(value.name, dtype, shape)
-        fill = "ones" if _is_mask(value) else "zeros" if "type" in value.name else "random"
-        return TensorSpec(value.name, dtype, shape, limits.get(value.name), fill)
+        return TensorSpec(value.name, dtype, shape, limits.get(value.name), _fill(value))
 
     return Signature(
         tuple(spec(value, "input") for value in inputs),
@@ -149,17 +160,30 @@ def _axis_names(inputs: list[onnx.ValueInfoProto]) -> dict[str, str]:
         shape = axes(value)
         if shape and isinstance(shape[0], str):
             names.setdefault(shape[0], "batch")
-        integer = value.type.tensor_type.elem_type in (
-            onnx.TensorProto.INT64,
-            onnx.TensorProto.INT32,
-        )
-        if integer and len(shape) == 2 and isinstance(shape[1], str):
+        if _is_integer(value) and len(shape) == 2 and isinstance(shape[1], str):
             names.setdefault(shape[1], "total" if caches and _is_mask(value) else "sequence")
     return names
 
 
 def _is_mask(value: onnx.ValueInfoProto) -> bool:
     return "mask" in value.name
+
+
+def _fill(value: onnx.ValueInfoProto) -> str:
+    """How an input is made where there are no data (``TensorSpec.fill``), told by its name."""
+    if _is_mask(value):
+        return "ones"
+    if "type" in value.name:
+        return "zeros"
+    # By random ones no text is ever too long, and a decoder's next token stands anywhere.
+    if "position" in value.name and _is_integer(value) and len(axes(value)) in (1, 2):
+        return "positions"
+    return "random"
+
+
+def _is_integer(value: onnx.ValueInfoProto) -> bool:
+    integers = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    return value.type.tensor_type.elem_type in integers
 
 
 def _index_limits(model: onnx.ModelProto) -> dict[str, int]:
@@ -170,7 +194,7 @@ def _index_limits(model: onnx.ModelProto) -> dict[str, int]:
         reached = [value.name]
         for name in reached:
             for node in readers.get(name, ()):
-                if node.op_type == "Cast":
+                if node.op_type in _SAME_VALUES and node.input[0] == name:
                     reached.append(node.output[0])
                 is_index = node.op_type == "Gather" and node.input[1] == name
                 if is_index and node.input[0] in tables:

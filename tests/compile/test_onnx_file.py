@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,41 @@ def test_the_longest_text_is_found_where_the_file_has_few_positions(
 ) -> None:
     onnx.save(with_positions(rows), tmp_path / "m.onnx")
     assert source(tmp_path).signature.max_sequence == rows
+
+
+@pytest.mark.parametrize(("rows", "told"), [(64, True), (64, False), (300, True)])
+def test_a_decoder_has_as_many_positions_as_its_table(
+    gpt2_file: Callable[..., Path], tmp_path: Path, rows: int, told: bool
+) -> None:
+    path = gpt2_file(rows, told=told)
+    signature = source(tmp_path, path.name).signature
+    assert signature.axes == {"batch", "sequence", "past", "total"}
+    assert signature.max_sequence == rows
+    with pytest.raises(InputError, match=f"5001 tokens are more than .* maximum of {rows}"):
+        signature.feeds({"batch": 1, "sequence": 1, "past": 5000})
+
+
+def test_positions_count_on_from_the_cache(gpt2_file: Callable[..., Path], tmp_path: Path) -> None:
+    signature = source(tmp_path, gpt2_file(64, told=True).name).signature
+    positions = signature.feeds({"batch": 2, "sequence": 3, "past": 5})["position_ids"]
+    assert positions.dtype == np.int64
+    assert positions.flags.c_contiguous
+    np.testing.assert_array_equal(positions, [[5, 6, 7]] * 2)
+
+
+def test_positions_reach_their_table_through_a_change_of_shape(
+    gpt2_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Older exporters write ``position_ids.view(-1, length)``."""
+    path = gpt2_file(300, told=True)
+    model = onnx.load(path)
+    place = next(node for node in model.graph.node if "position_ids" in node.input)
+    place.input[1] = "viewed"
+    rows = helper.make_node("Reshape", ["position_ids", "like"], ["viewed"])
+    model.graph.node.insert(0, rows)
+    model.graph.node.insert(0, helper.make_node("Shape", ["input_ids"], ["like"]))
+    onnx.save(model, path)
+    assert source(tmp_path, path.name).signature.max_sequence == 300
 
 
 def test_a_file_that_runs_on_no_feeds_is_unsupported_in_one_line(tmp_path: Path) -> None:
