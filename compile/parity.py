@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from compile.errors import Incorrect, Unsupported
+from compile.ort_reason import ort_reason
 from compile.signature import Feeds, Signature, TensorSpec
 
 LONG = 128
@@ -52,7 +53,7 @@ def check_parity(
         try:
             got = session.run(names, feeds)
         except _ORT_ERRORS as error:
-            raise Incorrect(f"{path.name} fails at {_text(sizes)}: {_line(error)}") from error
+            raise Incorrect(f"{path.name} fails at {_text(sizes)}: {ort_reason(error)}") from error
         kept = feeds.get("attention_mask")
         padded = kept is not None and bool((kept == 0).any())
         absolute = relative = 0.0
@@ -82,7 +83,9 @@ def onnx_reference(path: Path, signature: Signature) -> Callable[[Feeds], list[n
             return session.run(names, feeds)
         except _ORT_ERRORS as error:
             shapes = {name: array.shape for name, array in feeds.items()}
-            raise Unsupported(f"{path.name} fails on {_text(shapes)}: {_line(error)}") from error
+            raise Unsupported(
+                f"{path.name} fails on {_text(shapes)}: {ort_reason(error)}"
+            ) from error
 
     return reference
 
@@ -112,7 +115,7 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _ORT_ERRORS as error:
-        raise Unsupported(f"ONNX Runtime cannot open {path.name}: {_line(error)}") from error
+        raise Unsupported(f"ONNX Runtime cannot open {path.name}: {ort_reason(error)}") from error
 
 
 def parity_feeds(
@@ -216,10 +219,6 @@ _ORT_ERRORS = tuple(
         "NoSuchFile",
     )
 )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
 
 
 def _text(sizes: Mapping[str, object]) -> str:

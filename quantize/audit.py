@@ -21,6 +21,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotI
 
 from compile.artifact import MANIFEST, Artifact
 from compile.graph import MODEL
+from compile.ort_reason import ort_reason
 from compile.signature import Feeds
 from quantize.linear import Selection
 
@@ -203,8 +204,8 @@ class OnnxRun:
         try:
             self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except (Fail, InvalidGraph, NotImplemented) as error:
-            reason = " ".join(str(error).split())
-            raise PassFailed(name, "graph", "one that ONNX Runtime opens", reason) from error
+            wanted = "one that ONNX Runtime opens"
+            raise PassFailed(name, "graph", wanted, ort_reason(error)) from error
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, feeds: Feeds) -> Feeds:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from compile.errors import InputError, Unsupported
+from compile.ort_reason import ort_reason
 from compile.signature import Feeds, Signature
 from runtimes import memory
 from runtimes.distributions import installed
@@ -260,7 +261,7 @@ def _check_names(session: onnxruntime.InferenceSession, signature: Signature) ->
 
 def _explained(error: Exception) -> Exception:
     """ONNX Runtime's load errors by whose they are: the file's, or this machine's."""
-    message = str(error).splitlines()[0]
+    message = ort_reason(error)
     if "External data path" in message:
         return InputError(f"the model's external data is not its own: {message}")
     if type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument"):

@@ -17,6 +17,7 @@ from compile.canonical import canonicalise
 from compile.errors import InputError, Unsupported
 from compile.graph import axes, consumers, count_ops, initializers, load_onnx, save_onnx, tensors
 from compile.models.resolve import Reference
+from compile.ort_reason import ort_reason
 from compile.parity import LONG, check_parity, onnx_reference, open_session
 from compile.signature import Feeds, Signature, TensorSpec
 
@@ -37,8 +38,8 @@ def onnx_source(reference: Reference, store: Store) -> Artifact:
 
     Facts: ``nodes`` by operator, ``canonical`` (what was changed) and ``parity`` with the file as
     it came. Raises InputError for a file that is not ONNX, is cut short, is not valid, has
-    operators that ONNX does not define or inputs that are not tensors, or keeps data outside of
-    its folder; Unsupported where ONNX Runtime cannot run it.
+    operators, opsets or types that ONNX Runtime does not know or inputs that are not tensors, or
+    keeps data outside of its folder; Unsupported where ONNX Runtime opens it but cannot run it.
 
     The signature has a ``max_sequence`` where the file is told the positions and has a table of
     them, or where that is shorter than what parity tries.
@@ -96,7 +97,18 @@ def _check(path: Path) -> None:
     except onnx.checker.ValidationError as error:
         line = " ".join(str(error).split())[:300]
         raise InputError(f"{path} is not a valid ONNX model: {line}") from error
-    open_session(path)
+    try:
+        open_session(path)
+    except Unsupported as error:
+        # Of a valid file, the rest is what its author can mend: operators, opsets and types. This
+        # machine's failures (no memory) remain what they are.
+        cause = error.__cause__
+        if cause is None or type(cause).__name__ == "RuntimeException":
+            raise
+        raise InputError(
+            f"{path} cannot be run by ONNX Runtime on the CPU, with which every build of it is "
+            f"compared: {ort_reason(cause)}"
+        ) from cause
 
 
 def read_signature(model: onnx.ModelProto, path: Path) -> Signature:

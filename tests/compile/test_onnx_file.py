@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compile.artifact import Artifact, Store
 from compile.errors import InputError, Unsupported
 from compile.graph import MODEL, count_ops, load_onnx, save_onnx
+from compile.models import onnx_file
 from compile.models.resolve import resolve
 from compile.models.source import source_artifact
 
@@ -202,15 +203,57 @@ def test_files_that_are_not_valid_onnx_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_operators_that_nobody_defines_are_named(tmp_path: Path) -> None:
-    onnx.save(classifier("Frobnicate", "my.domain"), tmp_path / "m.onnx")
-    with pytest.raises((InputError, Unsupported), match="Frobnicate"):
+def of_a_later_opset() -> onnx.ModelProto:
+    model = classifier("MatMul")
+    model.graph.node[2].ClearField("attribute")
+    model.opset_import[0].version = 99
+    return model
+
+
+def of_wrong_type() -> onnx.ModelProto:
+    model = classifier()
+    node = helper.make_node("StringNormalizer", ["m"], ["text"])
+    model.graph.node.append(node)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (classifier("Frobnicate", "com.acme"), "com.acme:Frobnicate is not a registered"),
+        (of_a_later_opset(), "ONNX Runtime only .*Opset 99 is under development"),
+        (of_wrong_type(), "This is an invalid model. Type Error: .*StringNormalizer"),
+    ],
+    ids=["custom", "opset", "type"],
+)
+def test_what_onnx_runtime_does_not_open_is_named_in_one_line(
+    tmp_path: Path, model: onnx.ModelProto, reason: str
+) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=rf"m\.onnx cannot be run .*compared: {reason}") as caught:
         source(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "onnxruntime" not in str(caught.value)
 
 
 def test_an_unknown_standard_operator_is_named(tmp_path: Path) -> None:
     onnx.save(classifier("Frobnicate"), tmp_path / "m.onnx")
-    with pytest.raises((InputError, Unsupported), match="Frobnicate"):
+    with pytest.raises(InputError, match=r"not a valid ONNX model: .*Frobnicate"):
+        source(tmp_path)
+
+
+def test_memory_that_runs_out_is_not_the_files_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class RuntimeException(Exception):
+        """Named as ONNX Runtime's is, which cannot be made here."""
+
+    def full(path: Path) -> None:
+        raise Unsupported("no memory") from RuntimeException("bad allocation")
+
+    onnx.save(classifier(), tmp_path / "m.onnx")
+    monkeypatch.setattr(onnx_file, "open_session", full)
+    with pytest.raises(Unsupported, match="no memory"):
         source(tmp_path)
 
 
