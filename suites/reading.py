@@ -15,8 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from compile.errors import InputError
-from runtimes.registry import ENTRIES
-from runtimes.registry import names as runtime_names
+from runtimes import registry
 from suites.suite_file import (
     AVAILABLE,
     Extra,
@@ -76,12 +75,19 @@ def _find(reference: str) -> Path:
 
 def _check_names(file: SuiteFile, path: Path) -> None:
     """Cross-references between tables, which no single table's schema can see."""
+    runtimes = registry.names()
+
+    def shown(names: Iterable[str]) -> list[str]:
+        """Without the runtimes that may be named and that no message offers."""
+        return [name for name in names if name in runtimes or name not in registry.ENTRIES]
+
     for key, names, allowed in (
         ("matrix.workload", file.matrix.workload, file.workloads),
         ("include.workload", [extra.workload for extra in file.include], file.workloads),
-        ("matrix.runtime", file.matrix.runtime, [*ENTRIES, AVAILABLE]),
-        ("include.runtime", [extra.runtime for extra in file.include], ENTRIES),
-        ("runtimes", file.runtimes, ENTRIES),
+        ("reference", shown([file.reference] if file.reference else []), runtimes),
+        ("matrix.runtime", shown(file.matrix.runtime), [*runtimes, AVAILABLE]),
+        ("include.runtime", shown(extra.runtime for extra in file.include), runtimes),
+        ("runtimes", shown(file.runtimes), runtimes),
         (
             "models",
             file.models,
@@ -137,6 +143,6 @@ def asked_runtimes(file: SuiteFile) -> list[str]:
     """The matrix's runtimes, and those that references may run on."""
     asked = file.matrix.runtime
     if asked == [AVAILABLE]:
-        return runtime_names()
+        return registry.names()
     references = [file.reference] if file.reference else ["torch-eager", "onnxruntime-cpu"]
     return list(dict.fromkeys([*asked, *(extra.runtime for extra in file.include), *references]))

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from compile.errors import InputError
 from compile.models.resolve import Reference, resolve
+from runtimes import registry
 from suites.cell import Cell
 from suites.suite import Suite
 from suites.suite_file import ModelEntry
 from suites.tasks.registry import load_task
 from suites.tasks.task import Task
+
+_KINDS = {"onnx": "ONNX file", "torch": "torch model"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def find_subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
         )
     except InputError as error:
         raise InputError(f"{where}.source: {error}") from error
+    _check_reference(suite, name, found)
     if found.trained and entry.train and task is None:
         raise InputError(
             f"{where}: {entry.source} is trained on a task: give it one (task = ...), or "
@@ -77,3 +81,18 @@ def find_subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
                 f"{found.config.max_sequence} of model {name!r}"
             )
     return Subject(name, entry, found, task)
+
+
+def _check_reference(suite: Suite, name: str, found: Reference) -> None:
+    """The truth is the model as it came, which the reference's runtime has to open."""
+    asked = suite.file.reference
+    kind = "onnx" if found.family == "onnx" else "torch"
+    if asked is None or registry.entry(asked).accepts(kind):
+        return
+    entries = map(registry.entry, registry.names())
+    # The truth is computed on the processor, wherever builds of it are measured.
+    able = [entry.name for entry in entries if entry.accepts(kind) and entry.device != "cuda"]
+    raise InputError(
+        f"{suite.path}: reference: {asked} opens no {_KINDS[kind]}, and model {name!r} is one; "
+        f"leave the key out, or choose one of {', '.join(able)}"
+    )

@@ -254,6 +254,14 @@ BAD = {
     "syntax": ("[matrix\n", "not valid TOML"),
     "unknown-key": ("colour = 1\n", "colour: unknown 'colour'"),
     "unknown-runtime": ('runtime = ["onnxruntime-cpuu"]', "did you mean 'onnxruntime-cpu'"),
+    "unknown-reference": (
+        'reference = "openvinoo"',
+        "reference: unknown 'openvinoo', allowed are ",
+    ),
+    "reference-of-other-kind": (
+        'reference = "torch-eager"',
+        "fakes.toml: reference: torch-eager opens no ONNX file, and model 'ramp' is one",
+    ),
     "unknown-recipe": ('recipe = ["int9"]', "unknown recipe 'int9'"),
     "empty-matrix": ("model = []", "matrix.model"),
     "negative-batch": ("batch = -1", "workloads.one.batch"),
@@ -274,6 +282,8 @@ def test_bad_suite_is_one_line_and_exit_code_2(suite_file, tmp_path, case):
     elif case in ("unknown-runtime", "empty-matrix"):
         old = 'runtime = ["fake"]' if case == "unknown-runtime" else 'model = ["ramp"]'
         suite.write_text(text.replace(old, given))
+    elif "reference" in case:
+        suite.write_text(text.replace('reference = "onnxruntime-cpu"', given))
     elif case == "unknown-recipe":
         suite.write_text(text.replace("[matrix]", f"[matrix]\n{given}"))
     else:
@@ -289,4 +299,5 @@ def test_bad_suite_is_one_line_and_exit_code_2(suite_file, tmp_path, case):
     assert len(lines) == 1
     assert lines[0].startswith("assay: ")
     assert message in lines[0]
+    assert "fake," not in lines[0]  # a tool of the tests, which no user is offered
     assert not (tmp_path / "out").exists()
