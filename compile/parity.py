@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ def check_parity(
 
     An output is right where |output - reference| <= tolerance * max(1, max |reference|), the
     maximum being that output's. Returns ``ShapeParity`` as JSON, one for each shape. Raises
-    Incorrect with the numbers at the first shape that is not right, and Unsupported where ONNX
-    Runtime cannot run the graph.
+    Incorrect with the numbers at the first shape that is not right or where the reference itself
+    is not finite, and Unsupported where ONNX Runtime cannot run the graph.
     """
     session = open_session(path)
     names = [spec.name for spec in signature.outputs]
@@ -59,6 +60,11 @@ def check_parity(
         absolute = relative = 0.0
         for spec, want, have in zip(signature.outputs, expected, got, strict=True):
             worst, scale = _largest(spec, want, have, kept)
+            if not math.isfinite(scale):
+                raise Incorrect(
+                    f"the model's own output {spec.name!r} is not finite at {_text(sizes)}, so "
+                    "that nothing can be held against it"
+                )
             if not worst <= tolerance * max(1.0, scale):
                 raise Incorrect(
                     f"output {spec.name!r} differs by {worst:.3g} (values up to {scale:.3g}) at "

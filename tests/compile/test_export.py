@@ -187,9 +187,14 @@ class Unlike(nn.Module):
         return (x + 0.5 if torch.compiler.is_exporting() else x,)
 
 
+class NotANumberInOnnx(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return ((x - x) / (x - x) if torch.compiler.is_exporting() else x,)
+
+
 class NotANumber(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (x / (x - x),)
+        return ((x - x) / (x - x),)
 
 
 def test_an_operator_without_onnx_counterpart_is_named(
@@ -214,9 +219,18 @@ def test_a_graph_that_computes_something_else_is_incorrect(
         export_onnx(artifact_of(store, Unlike(), monkeypatch), store)
 
 
-def test_not_a_number_is_incorrect(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Incorrect, match="'y' differs by nan"):
+def test_a_model_that_gives_not_a_number_is_incorrect(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Incorrect, match="the model's own output 'y' is not finite at batch=1"):
         export_onnx(artifact_of(store, NotANumber(), monkeypatch), store)
+
+
+def test_a_graph_alone_that_gives_not_a_number_is_incorrect(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Incorrect, match="'y' differs by nan"):
+        export_onnx(artifact_of(store, NotANumberInOnnx(), monkeypatch), store)
 
 
 def test_parity_looks_at_unpadded_positions_only(decoder_onnx: Artifact) -> None:

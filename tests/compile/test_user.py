@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compile.artifact import Artifact, Store
-from compile.errors import InputError
+from compile.errors import Incorrect, InputError
 from compile.export import export_onnx, run_torch
 from compile.models.model import load_model
 from compile.models.resolve import resolve
@@ -110,6 +110,14 @@ def test_a_file_that_changed_since_is_not_run(tmp_path: Path) -> None:
 
 
 NET = "import torch\nnet = torch.nn.Linear(3, 2)\nx = {'input': torch.ones(2, 3)}\n"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_model_whose_own_outputs_are_not_finite_is_told_so(tmp_path: Path, value: str) -> None:
+    code = GOOD.replace("self.out(hidden.mean(1))", f"self.out(hidden.mean(1)) + float('{value}')")
+    artifact = source(tmp_path, code)
+    with pytest.raises(Incorrect, match="the model's own output 'logits' is not finite at batch=1"):
+        export_onnx(artifact, Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(
