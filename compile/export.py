@@ -45,7 +45,7 @@ def export_onnx(
     naming the operator, and Incorrect where the results differ by more than the tolerance.
     """
     parameters = {"opset": opset, "tolerance": tolerance}
-    step = Step("export", 1, parameters, libraries=("torch", "onnx", "onnxscript"))
+    step = Step("export", 2, parameters, libraries=("torch", "onnx", "onnxscript"))
     return store.derive(
         step,
         artifact,

@@ -46,7 +46,7 @@ def fuse(
     parameters: dict[str, Any] = {"level": level, "tolerance": tolerance}
     if level == "all":
         parameters["processor"] = _processor()
-    step = Step("fuse", 1, parameters, libraries=("onnx", *onnxruntime_distributions()))
+    step = Step("fuse", 2, parameters, libraries=("onnx", *onnxruntime_distributions()))
     return store.derive(step, artifact, lambda folder: _fuse(artifact, folder, level, tolerance))
 
 

@@ -1,7 +1,8 @@
 """The linear layers of an ONNX graph: which of them a pass takes, and why it leaves the others.
 
 A layer is a ``MatMul`` by a constant matrix (K, N). The canonical form that Assay exports has no
-other kind. Products of two activations (attention's) are no layers.
+other kind; ``quantize/products.py`` finds those that another's file has. Products of two
+activations (attention's) are no layers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from compile.graph import array, initializers, subgraphs, tensor_bytes
+from compile.graph import array, initializers, shapes, subgraphs, tensor_bytes
+from quantize.products import constant_products
 
 FLOATS = (TensorProto.FLOAT,)
 """Types that a weight may have before it is quantized."""
@@ -54,26 +56,30 @@ class Selection:
 
 
 def linear_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
-    """Every linear layer of the main graph, sorted by what can be done with it."""
-    constants = initializers(model)
+    """Every linear layer, sorted by what can be done with it.
+
+    Missed, unless excluded, are layers in any other form than a MatMul of the main graph by an
+    initializer of two axes: with the constant on the left, computed from constants by nodes that
+    the canonical form does not fold, or inside of a branch, a loop body or a function.
+    """
+    constants, known = initializers(model), shapes(model)
     selection = Selection()
-    for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm", "FusedMatMul", "Attention") or not any(
-            name in constants for name in node.input[1:2]
-        ):
+    for product in constant_products(model):
+        node, weight = product.node, product.constant
+        name = node.name or node.output[0]
+        if product.is_outer(known):
             continue
-        weight = constants[node.input[1]]
-        if pattern := _matching(exclude, node.name, weight.name):
-            selection.excluded[node.name] = f"excluded by {pattern!r}"
-        elif node.op_type != "MatMul":
-            selection.missed[node.name] = f"a {node.op_type}, not the canonical MatMul"
-        elif weight.data_type not in FLOATS:
-            kind = TensorProto.DataType.Name(weight.data_type)
-            selection.missed[node.name] = f"its weight is {kind} already"
-        elif len(weight.dims) != 2:
-            selection.missed[node.name] = f"its weight has {len(weight.dims)} axes, not 2"
+        if pattern := _matching(exclude, name, weight):
+            selection.excluded[name] = f"excluded by {pattern!r}"
+        elif reason := product.why_not:
+            selection.missed[name] = reason
+        elif (tensor := constants[weight]).data_type not in FLOATS:
+            kind = TensorProto.DataType.Name(tensor.data_type)
+            selection.missed[name] = f"its weight is {kind} already"
+        elif len(tensor.dims) != 2:
+            selection.missed[name] = f"its weight has {len(tensor.dims)} axes, not 2"
         else:
-            selection.layers.append(Layer(node, weight))
+            selection.layers.append(Layer(node, tensor))
     return selection
 
 

@@ -109,7 +109,7 @@ class Fuse(Pass):
     """Let ONNX Runtime fuse subgraphs into its own operators, in the file."""
 
     name = "fuse"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 2
 
@@ -154,7 +154,7 @@ class Int8(Pass):
     """Multiply 8-bit integers: weights s8 per output channel, activations u8 per tensor."""
 
     name = "int8"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 3
     libraries = ("onnx", "numpy")
@@ -190,7 +190,7 @@ class Int4(Pass):
     """Store weights in 4 bits, rounded to nearest in blocks, for ``MatMulNBits``."""
 
     name = "int4"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 3
     libraries = ("onnx", "numpy")

@@ -48,7 +48,7 @@ def onnx_source(reference: Reference, store: Store) -> Artifact:
     assert path is not None, "a reference to an ONNX file comes with its path"
     model = load_onnx(path)
     parameters = {"family": "onnx", "content": _content_hash(path)}
-    step = Step("source", 2, parameters, libraries=("onnx",))
+    step = Step("source", 3, parameters, libraries=("onnx",))
     return store.derive(step, None, lambda folder: _import(model, path, folder))
 
 

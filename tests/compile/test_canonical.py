@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compile.canonical import canonicalise
-from compile.graph import count_ops, initializers, nodes_of
+from compile.graph import array, count_ops, initializers, nodes_of, subgraphs
 
 RANDOM = np.random.default_rng(0)
 
@@ -97,7 +97,7 @@ def test_a_tied_weight_is_unfolded_and_its_bytes_are_recorded() -> None:
     ]
     model = model_of(nodes, {"i": [3]}, {"y": [3, 7]}, {"table": table})
     done = canonicalise(model)
-    assert done["transposes_folded"] == 1
+    assert done["constants_folded"] == 1
     assert done["tied_bytes"] == table.nbytes
     ids = np.array([0, 5, 2], np.float32)
     np.testing.assert_allclose(run(model, {"i": ids})[0], table[[0, 5, 2]] @ table.T, atol=1e-5)
@@ -238,3 +238,114 @@ def test_a_mask_that_is_broadcast_over_the_queries_runs_at_every_length() -> Non
         want = weights / weights.sum(-1, keepdims=True) @ x
         np.testing.assert_allclose(run(model, {"x": x, "keep": keep})[0], want, atol=1e-5)
     assert canonicalise(model)["masks_expanded"] == 0
+
+
+def weights_of(model: onnx.ModelProto) -> dict[str, tuple]:
+    return {t.name: (t.data_type, tuple(t.dims)) for t in model.graph.initializer}
+
+
+def test_a_weight_behind_a_chain_replaces_its_source() -> None:
+    """Half precision, flat, turned round and with an axis too many."""
+    weight = floats(3, 4).astype(np.float16)
+    nodes = [
+        helper.make_node("Cast", ["flat"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["single", "shape"], ["w3"]),
+        helper.make_node("Squeeze", ["w3", "axis"], ["w2"]),
+        helper.make_node("Identity", ["w2"], ["same"]),
+        helper.make_node("Transpose", ["same"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    tensors = {"flat": weight.ravel(), "shape": np.array([1, 3, -1]), "axis": np.array([0])}
+    model = model_of(nodes, {"x": [2, 4]}, {"y": [2, 3]}, tensors)
+    # The Identity is gone before: it is removed wherever it stands.
+    assert canonicalise(model)["constants_folded"] == 4
+    (name,) = weights_of(model)
+    assert weights_of(model)[name] == (TensorProto.FLOAT, (4, 3))
+    assert np.array_equal(array(initializers(model)[name]), weight.T.astype(np.float32))
+    x = floats(2, 4)
+    np.testing.assert_allclose(run(model, {"x": x})[0], x @ weight.T.astype(np.float32), atol=1e-5)
+
+
+def test_a_shared_source_stays_and_the_same_fold_is_kept_once() -> None:
+    nodes = [
+        helper.make_node("Unsqueeze", ["w", "first"], ["one"]),
+        helper.make_node("Unsqueeze", ["w", "first"], ["two"]),
+        helper.make_node("Unsqueeze", ["w", "last"], ["three"]),
+        helper.make_node("Mul", ["x", "one"], ["a"]),
+        helper.make_node("Mul", ["a", "two"], ["b"]),
+        helper.make_node("Mul", ["b", "three"], ["c"]),
+        helper.make_node("Mul", ["c", "w"], ["y"]),
+    ]
+    w, x = floats(3), floats(3, 3)
+    tensors = {"w": w, "first": np.array([0]), "last": np.array([1])}
+    model = model_of(nodes, {"x": [3, 3]}, {"y": [3, 3]}, tensors)
+    assert canonicalise(model)["constants_folded"] == 3
+    assert sorted(shape for _, shape in weights_of(model).values()) == [(1, 3), (3,), (3, 1)]
+    np.testing.assert_allclose(run(model, {"x": x})[0], x * w**3 * w[:, None], rtol=1e-5)
+
+
+def test_what_is_not_known_or_promised_or_kept_small_is_not_folded() -> None:
+    nodes = [
+        helper.make_node("Cast", ["codes"], ["unpacked"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "unpacked"], ["m"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["w", "shape"], ["alike"]),
+        helper.make_node("Add", ["m", "alike"], ["y"]),
+        helper.make_node("Transpose", ["w"], ["z"]),
+    ]
+    tensors = {"codes": np.ones((2, 2), np.int8), "w": floats(2, 2)}
+    model = model_of(nodes, {"x": [2, 2]}, {"y": [2, 2], "z": [2, 2]}, tensors)
+    assert canonicalise(model)["constants_folded"] == 0
+    assert weights_of(model).keys() == {"codes", "w"}
+
+
+def test_a_folded_constant_is_read_inside_branches() -> None:
+    def inner(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3])
+        return helper.make_graph([node], name, [], [info])
+
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["turned"]),
+        helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
+        helper.make_node("Cast", ["top"], ["c"], to=TensorProto.BOOL),
+        helper.make_node(
+            "If",
+            ["c"],
+            ["y"],
+            then_branch=inner("then", helper.make_node("Add", ["x", "turned"], ["then"])),
+            else_branch=inner("else", helper.make_node("Identity", ["turned"], ["else"])),
+        ),
+    ]
+    w = floats(3, 2)
+    model = model_of(nodes, {"x": [2, 3]}, {"y": [2, 3]}, {"w": w})
+    assert canonicalise(model)["constants_folded"] == 1
+    for x, want in ((np.ones((2, 3)), 1 + w.T), (np.zeros((2, 3)), w.T)):
+        assert np.array_equal(run(model, {"x": x.astype(np.float32)})[0], want.astype(np.float32))
+    names = [node.name for graph in subgraphs(model.graph) for node in graph.node]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (TensorProto.FLOAT16, TensorProto.FLOAT),
+        (TensorProto.FLOAT, TensorProto.FLOAT16),
+        (TensorProto.BFLOAT16, TensorProto.FLOAT),
+        (TensorProto.FLOAT, TensorProto.BFLOAT16),
+        (TensorProto.DOUBLE, TensorProto.FLOAT),
+    ],
+)
+def test_a_folded_cast_rounds_as_onnx_runtime_does(source: int, target: int) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(source)
+    values = np.concatenate([floats(500) * 10.0**power for power in (-9, -6, -3, 0, 3, 4)])
+    nodes = [
+        helper.make_node("Cast", ["w"], ["cast"], to=target),
+        helper.make_node("Cast", ["cast"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "single"], ["y"]),
+    ]
+    tensors = {"w": values.astype(np.float64).astype(dtype)}
+    model = model_of(nodes, {"x": [1]}, {"y": [3000]}, tensors)
+    zero = {"x": np.zeros(1, np.float32)}
+    want = run(model, zero)[0]
+    assert canonicalise(model)["constants_folded"] == 2
+    assert np.array_equal(run(model, zero)[0], want)
