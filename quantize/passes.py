@@ -120,7 +120,7 @@ class Fp16(Pass):
     """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
 
     name = "fp16"
-    version = 1
+    version = 2
     kinds = ("torch", "onnx")
     rank = 3
 

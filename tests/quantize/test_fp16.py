@@ -5,10 +5,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from onnxruntime.transformers import float16
 
 from compile.artifact import Artifact, Store
 from compile.errors import Unsupported
-from compile.graph import infer_shapes, load_onnx
+from compile.graph import infer_shapes, load_onnx, tensor_bytes
 from compile.models.model import load_model
 from quantize.audit import PassFailed
 from quantize.build import build
@@ -36,6 +37,9 @@ def test_graph_keeps_float32_at_its_ends_and_half_inside(graphs, store: Store) -
     ends = [*model.graph.input, *model.graph.output]
     assert {e.type.tensor_type.elem_type for e in ends} == {TensorProto.FLOAT}
     assert {t.data_type for t in model.graph.initializer} == {TensorProto.FLOAT16}
+    values = 2 * 96 * 128 + 128 + 3 * 96
+    assert built.facts["weights_bytes_before"] == 4 * values
+    assert built.facts["weights_bytes"] == sum(map(tensor_bytes, model.graph.initializer))
     assert built.facts["weights_ratio"] == 0.5
     assert built.facts["kept"] == 0
     assert built.facts["snr_db"] > 50
@@ -48,6 +52,30 @@ def test_excluded_node_keeps_its_float32_weight(graphs, store: Store) -> None:
     assert types["down.weight"] == TensorProto.FLOAT
     assert types["up.weight"] == TensorProto.FLOAT16
     assert built.facts["kept_nodes"] == ["down"]
+    # Of what was to be halved: the excluded weight is not counted.
+    assert built.facts["weights_bytes"] == 2 * (96 * 128 + 128 + 3 * 96)
+    assert built.facts["weights_ratio"] == 0.5
+
+
+def test_weights_that_the_converter_left_in_float32_fail(
+    graphs, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its block list does, for a node that nobody excluded."""
+    converter = float16.convert_float_to_float16
+
+    def leaving(model: onnx.ModelProto, node_block_list: list[str], **options):
+        return converter(model, node_block_list=[*node_block_list, "down"], **options)
+
+    monkeypatch.setattr(float16, "convert_float_to_float16", leaving)
+    share = (4 * 12288 + 2 * (12288 + 128 + 3 * 96)) / (4 * (2 * 12288 + 128 + 3 * 96))
+    expected = rf"bytes of weights: expected at most 0.5 of .* found {share:.3g} of them"
+    with pytest.raises(PassFailed, match=expected):
+        build(recipe(), graphs.put(graphs.ffn()), "onnx", store, None, quiet)
+
+
+def test_nothing_to_halve_fails(graphs, store: Store) -> None:
+    with pytest.raises(PassFailed, match="at least one float32 tensor, found none"):
+        build(recipe(exclude=["*"]), graphs.put(graphs.ffn()), "onnx", store, None, quiet)
 
 
 def test_weight_beyond_half_precision_is_refused_by_name(graphs, store: Store) -> None:
