@@ -79,6 +79,11 @@ class Distill(Pass):
     def needs_data(self) -> bool:
         return True
 
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        # An exported teacher's answers are its kernels'.
+        ran = onnxruntime_distributions() if self.teacher == "onnx" else ()
+        return (*self.libraries, *ran)
+
 
 class Prune(Pass):
     """Set the smallest weights of the linear layers to zero and train the rest to recover."""
@@ -174,6 +179,11 @@ class Int8(Pass):
     @property
     def needs_data(self) -> bool:
         return self.mode == "static"
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        # Calibrated ranges are found by running the graph.
+        ran = onnxruntime_distributions() if self.mode == "static" else ()
+        return (*self.libraries, *ran)
 
     @model_validator(mode="after")
     def _only_what_is_used(self) -> Int8:

@@ -97,6 +97,10 @@ def _check_names(file: SuiteFile, path: Path) -> None:
         for name in names:
             if name not in allowed:
                 raise InputError(f"{path}: {key}: {unknown_name(name, allowed)}")
+    if file.reference and registry.entry(file.reference).device == "cuda":
+        raise InputError(
+            f"{path}: reference: references run on the CPU, {file.reference} on cuda only"
+        )
     if AVAILABLE in file.matrix.runtime and len(file.matrix.runtime) > 1:
         raise InputError(f"{path}: matrix.runtime: {AVAILABLE!r} stands alone")
 

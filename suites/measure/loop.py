@@ -112,6 +112,7 @@ class _Cell:
         self._block_calls = 1
         self._kept = 0
         self._seconds = 0.0
+        self._budget = plan.max_seconds
         self._stopped_by: StoppedBy | None = None
         self._failure: Exception | None = None
         self._fraction = 0.0
@@ -157,17 +158,21 @@ class _Cell:
             return
         self._kept += calls
         self._seconds += block.seconds
-        out_of_time = self._seconds >= plan.max_seconds and self._kept >= plan.min_samples
+        out_of_time = self._seconds >= self._budget and self._kept >= plan.min_samples
         full = self._kept >= plan.max_samples
         if self._kept >= stopping.next_size or out_of_time or full:
             if stopping.look(self.samples().kept):
                 self._finish("precision")
                 return
-            if out_of_time or full:
+            known = not math.isinf(stopping.looks[-1].precision)
+            if out_of_time and not (known or full or self._budget > plan.max_seconds):
+                # No figure at all is worth more time than a wide one.
+                self._budget *= 2
+            elif out_of_time or full:
                 self._finish("time" if out_of_time else "samples")
                 return
         # It will be over at the next look at the earliest, and with the budget at the latest.
-        done = max(0.9 * self._kept / stopping.next_size, self._seconds / plan.max_seconds)
+        done = max(0.9 * self._kept / stopping.next_size, self._seconds / self._budget)
         self._report("measuring", WARMUP_SHARE + (1 - WARMUP_SHARE) * done)
 
     def measurement(self, own: np.ndarray) -> Measurement:

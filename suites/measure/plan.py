@@ -29,7 +29,8 @@ class MeasurePlan:
     min_seconds: float = 0.2
     """Timed calls last at least this long before the first look."""
     max_seconds: float = 5.0
-    """A cell's budget after its warm-up, re-warming included."""
+    """A cell's budget after its warm-up, re-warming included. One whose p50 has no interval by
+    then gets as much once more."""
     block_seconds: float = 0.1
     """About how long one cell's turn lasts before another's."""
     min_rounds: int = 6

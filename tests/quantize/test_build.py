@@ -10,7 +10,7 @@ from compile.errors import InputError, Unsupported
 from compile.graph import MODEL, array, count_ops, load_onnx
 from quantize.audit import decibels, signal_and_noise
 from quantize.build import build
-from quantize.passes import PASSES, Pass
+from quantize.passes import PASSES, Distill, Int8, Pass
 from quantize.recipe import recipe_from_table
 
 
@@ -135,6 +135,22 @@ def test_key_names_onnx_runtime_as_it_is_installed(
     assert module.lineage[-1].libraries == {"torch": version("torch")}
     fused = build(recipe({"pass": "fuse"}), classifier, "onnx", store, None, quiet)
     assert fused.lineage[-1].libraries == {"onnx": version("onnx"), "onnxruntime-gpu": "1.2.3"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "ran"),
+    [
+        (Int8(mode="static"), True),
+        (Int8(), False),
+        (Distill(teacher="onnx"), True),
+        (Distill(), False),
+    ],
+)
+def test_key_names_onnx_runtime_where_a_pass_runs_a_graph_to_decide_its_bytes(
+    asked: Pass, ran: bool
+) -> None:
+    named = asked.distributions("onnx")
+    assert any(name.startswith("onnxruntime") for name in named) is ran
 
 
 @pytest.mark.parametrize("asked", PASSES.values())

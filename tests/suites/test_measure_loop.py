@@ -216,6 +216,18 @@ def test_budget_ends_a_noisy_cell_with_the_precision_it_reached():
     assert 0.8 < spent < 1.5
 
 
+def test_cell_without_any_interval_gets_its_time_once_more():
+    def few_runs(made):
+        return 10.0 if made // 25 % 2 else 14.0
+
+    found = one(few_runs, MeasurePlan(max_seconds=1.0, min_warmup_s=0.0, drift_tolerance=0.9))
+    assert found.stopped_by == "time"
+    spent = sum(found.samples.nanoseconds[~found.samples.warmup]) / 1e9
+    assert 1.6 < spent < 2.1
+    # Looked at when the first budget was used up, in vain, and at the end.
+    assert math.isinf(found.looks[-2].precision)
+
+
 def test_slow_calls_get_the_fewest_samples_even_beyond_the_budget():
     found = one(900.0, noise=0.01)
     assert found.status == "ok"

@@ -262,6 +262,10 @@ BAD = {
         'reference = "torch-eager"',
         "fakes.toml: reference: torch-eager opens no ONNX file, and model 'ramp' is one",
     ),
+    "reference-on-a-device": (
+        'reference = "onnxruntime-cuda"',
+        "fakes.toml: reference: references run on the CPU, onnxruntime-cuda on cuda only",
+    ),
     "unknown-recipe": ('recipe = ["int9"]', "unknown recipe 'int9'"),
     "empty-matrix": ("model = []", "matrix.model"),
     "negative-batch": ("batch = -1", "workloads.one.batch"),
