@@ -21,7 +21,8 @@ def sentence(ship: Row, baseline: Row | None, speedup: Ratio | None, allowed_dro
         parts.append(", and nothing that qualifies is faster than this reference build")
     elif baseline is not None and speedup is not None:
         parts.append(f", {speedup} as fast as the best {build_name(baseline)}")
-        parts.append(f" ({_latency(baseline)})")
+        elsewhen = "" if _agree(ship, baseline, speedup) else ", at another speed of the machine"
+        parts.append(f" ({_latency(baseline)}{elsewhen})")
         if ship.get("artifact_bytes") and baseline.get("artifact_bytes"):
             ratio = ship["artifact_bytes"] / baseline["artifact_bytes"]
             parts.append(f", {ratio:.2f} of its size ({units.binary(ship['artifact_bytes'])})")
@@ -138,6 +139,21 @@ def _latency(row: Row) -> str:
     if row.get("latency_p50_ms") is None:
         return "its own latency not known closely enough"
     return units.latency(row)
+
+
+def _agree(ship: Row, baseline: Row, speedup: Ratio) -> bool:
+    """Whether the two latencies can have the quotient that their common rounds gave.
+
+    They cannot where one build took turns that the other did not, on a machine that was faster or
+    slower then: the rounds are right about the two, and each latency about its own turns.
+    """
+    known: list[Any] = [
+        row.get(f"latency_p50_{end}_ms") for row in (ship, baseline) for end in ("low", "high")
+    ]
+    if speedup.low is None or speedup.high is None or any(value is None for value in known):
+        return True
+    low, high, baseline_low, baseline_high = known
+    return bool(baseline_low / high <= speedup.high and speedup.low <= baseline_high / low)
 
 
 def _place(key: tuple[str, str, str]) -> str:

@@ -234,6 +234,20 @@ def test_decide_ranks_by_common_rounds_where_no_latency_is_known(make_row) -> No
     assert any("too restless" in caveat for caveat in decision.caveats)
 
 
+def test_latencies_of_unlike_turns_do_not_belie_the_speed_up(make_row) -> None:
+    fp32, int8 = took_turns(make_row, {"fp32": 10.0, "int8": 9.0}, 1.05)
+
+    def known(row, p50: float):
+        ends = {"latency_p50_low_ms": p50 * 0.98, "latency_p50_high_ms": p50 * 1.02}
+        return {**row, "latency_p50_ms": p50, **ends}
+
+    # 1.11x by rounds, yet the reference's own turns came while the machine was fast.
+    [decision] = decide([known(fp32, 8.0), known(int8, 9.0)])
+    assert "(8.00 ms [7.84, 8.16], at another speed of the machine)" in decision.sentence
+    [decision] = decide([known(fp32, 10.0), known(int8, 9.0)])
+    assert "(10.0 ms [9.8, 10.2])" in decision.sentence
+
+
 def test_decide_calls_a_tie_what_common_rounds_cannot_tell_apart(make_row) -> None:
     rows = took_turns(make_row, {"fp32": 10.0, "int8": 4.0, "int4": 4.08}, 1.04)
     rows[2] = {**rows[2], "artifact_bytes": rows[1]["artifact_bytes"] // 2}
