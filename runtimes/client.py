@@ -176,9 +176,16 @@ class Worker:
         arrays = self._ask("answer", feeds={**feeds, LABELS: labels}, timeout_s=timeout_s)[1]
         return Answers(**arrays)
 
-    def prepare(self, feeds: Feeds, timeout_s: float | None = None) -> float:
-        """Fix the call that ``sample`` and ``throughput`` repeat. Returns the seconds it took."""
-        return self._ask("prepare", feeds=feeds, timeout_s=timeout_s)[0]["prepare_ns"] / 1e9
+    def prepare(
+        self, feeds: Feeds, timeout_s: float | None = None, slow_down: float = 0.0
+    ) -> float:
+        """Fix the call that ``sample`` and ``throughput`` repeat. Returns the seconds it took.
+
+        ``slow_down`` makes every call last that share longer, by spinning: a slow-down of known
+        size, with which whoever claims to notice one can be tested.
+        """
+        asked = {"slow_down": slow_down}
+        return self._ask("prepare", asked, feeds, timeout_s)[0]["prepare_ns"] / 1e9
 
     def sample(
         self, n: int, unrecorded: int = UNRECORDED_CALLS, timeout_s: float | None = None

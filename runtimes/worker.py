@@ -97,8 +97,9 @@ class Worker:
 
     def on_prepare(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         start = time.perf_counter_ns()
-        self._call = self._checked(feeds).prepare(feeds)
+        call = self._checked(feeds).prepare(feeds)
         took = time.perf_counter_ns() - start
+        self._call = slowed(call, body["slow_down"]) if body["slow_down"] else call
         # What lives now lives on: collected once, and out of the collector's sight.
         gc.collect()
         gc.freeze()
@@ -184,6 +185,21 @@ def clock_calls(call: Callable[[], object], n: int) -> np.ndarray:
         call()
         samples[i] = clock() - start
     return samples
+
+
+def slowed(call: Callable[[], object], share: float) -> Callable[[], object]:
+    """The call, and ``share`` of the time that it took once more on the core that made it."""
+    clock = time.perf_counter_ns
+
+    def both() -> None:
+        start = clock()
+        call()
+        now = clock()
+        end = now + int((now - start) * share)
+        while now < end:
+            now = clock()
+
+    return both
 
 
 def page_faults() -> int:

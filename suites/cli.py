@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_argument("--baseline-recipe", metavar="S", help="... against another")
     gate.add_argument("--only", metavar="GLOB", help="part of the suite; never passes as a whole")
     gate.add_argument(
+        "--slow-down",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="make the candidates slower by 0.05, say, to see whether the gate notices",
+    )
+    gate.add_argument(
         "--out",
         type=Path,
         default=Path("assay-results/gate"),
@@ -141,7 +148,7 @@ def _gate(options: argparse.Namespace) -> int:
         print(f"kept {kept} cells in {options.keep}")
         return EXIT_OK
     against = options.baseline if options.baseline is not None else Recipes(*recipes)
-    report = gate(options.suite, against, only=options.only)
+    report = gate(options.suite, against, only=options.only, slow_down=options.slow_down)
     report.write(options.out)
     print("\n".join(report.lines()))
     return report.exit_code

@@ -104,15 +104,16 @@ class LiveSession:
             extra=dict(self.entry.model_extra or {}),
         )
 
-    def ready(self, feeds: Feeds, reference: Feeds) -> dict[str, Any]:
-        """Check one call against its reference and put it in place for the clock.
+    def ready(self, feeds: Feeds, reference: Feeds, slow_down: float = 0.0) -> dict[str, Any]:
+        """Check one call against its reference and put it in place for the clock, slowed down by
+        a share of its time if asked.
 
         Returns the row's columns. Raises Incorrect outside the recipe's tolerance, and whatever
         the worker raises.
         """
         fidelity = compare([self.worker.run(feeds)], [reference])
         require(fidelity, self.tolerance)
-        self.worker.prepare(feeds)
+        self.worker.prepare(feeds, slow_down=slow_down)
         return {
             **rows.fidelity(fidelity, self.tolerance),
             **rows.contract(self.worker.contract()),

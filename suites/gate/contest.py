@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ class Side:
     """By workload."""
     truths: Mapping[str, Feeds] | None
     """By workload; None for a kept artifact, which was held to its truth when it was kept."""
+    slow_down: float = 0.0
+    """Share of its own time that each call is made to last longer, to see whether it is noticed."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Contest:
     """How the two sides' fairness contracts differ, if they do."""
     failure: Exception | None = None
     pairs: int = 0
+    seconds: float = 0.0
+    """That the pairs took, from the first process's start to the last one's end."""
 
     @property
     def finished(self) -> bool:
@@ -67,6 +72,7 @@ class Contest:
 
         Raises whatever a session raises; the two processes are gone afterwards in any case.
         """
+        start = time.perf_counter()
         candidate, baseline = self.candidate.begin(), self.baseline.begin()
         order = (candidate, baseline) if candidate_first else (baseline, candidate)
         try:
@@ -87,6 +93,13 @@ class Contest:
         finally:
             for session in order:
                 session.abandon()
+            self.seconds += time.perf_counter() - start
+
+    @property
+    def own_seconds(self) -> float:
+        """What a pair costs beyond its timed calls: starting, opening, checking, ending."""
+        timed = sum(each.seconds for samples in self.samples.values() for each in samples)
+        return (self.seconds - timed) / max(self.pairs, 1)
 
     def _put_in_place(
         self, candidate: LiveSession, baseline: LiveSession, candidate_first: bool, workload: str
@@ -96,14 +109,13 @@ class Contest:
         sides = [(candidate, self.candidate), (baseline, self.baseline)]
         for session, side in sides if candidate_first else reversed(sides):
             feeds = side.feeds[workload]
-            if self.pairs:
-                session.worker.prepare(feeds)
-            elif side.truths is not None:
-                session.ready(feeds, side.truths[workload])
-            else:
+            if not self.pairs and side.truths is not None:
+                session.ready(feeds, side.truths[workload], side.slow_down)
+                continue
+            if not self.pairs:
                 outputs = [session.worker.run(feeds)]
                 compare(outputs, outputs)  # raises Incorrect for what is not finite
-                session.worker.prepare(feeds)
+            session.worker.prepare(feeds, slow_down=side.slow_down)
         if not self.pairs:
             self.unlike = _unlike(candidate, baseline)
 

@@ -60,6 +60,15 @@ class Judge:
         rest = "" if of is None else f" of {of}"
         self._find("gate", "cells", "inconclusive", f"--only {only!r} left {chosen}{rest} cells in")
 
+    def slowed(self, slow_down: float) -> None:
+        """What is slower on purpose may regress, and never passes."""
+        self._find(
+            "gate",
+            "slow-down",
+            "inconclusive",
+            f"the candidates were slowed down by {slow_down:.1%} on purpose",
+        )
+
     def data(self, model: str, now: str | None, kept: str | None) -> None:
         """A data set that changed makes two accuracies incomparable, and so does a missing one."""
         if now != kept:
@@ -160,6 +169,7 @@ class Judge:
                 "evidence_fast_enough_needed": verdict.fast_enough_needed,
                 "spread": verdict.spread,
                 "timed_s": sum(sample.seconds for sample in samples),
+                "pair_own_s": contest.own_seconds,
             },
         )
 

@@ -88,15 +88,19 @@ def gate(
     against: Path | Recipes,
     *,
     only: str | None = None,
+    slow_down: float = 0.0,
     seed: int | None = None,
     plan: PairPlan | None = None,
     console: Console | None = None,
 ) -> GateReport:
     """Hold the suite's builds to a kept baseline (a folder), or one recipe's to another's.
 
-    ``seed`` decides the coins; by default they are fresh. Raises InputError for what the user can
-    mend; whatever ends one cell is a finding.
+    ``slow_down`` makes every call of a candidate last that share longer, to see whether the gate
+    notices; such a gate cannot pass. ``seed`` decides the coins; by default they are fresh. Raises
+    InputError for what the user can mend; whatever ends one cell is a finding.
     """
+    if not 0 <= slow_down <= 1:
+        raise InputError(f"a slow-down must lie between 0 and 1, not {slow_down:g}")
     start = time.perf_counter()
     kept = KeptBaseline.load(against) if isinstance(against, Path) else None
     with _house(reference, only, console) as house:
@@ -116,6 +120,8 @@ def gate(
             cells = judge.matched(cells, house.suite, kept, only)
         elif only is not None:
             judge.partial(len(cells), only)
+        if slow_down:
+            judge.slowed(slow_down)
         latency_rules = sum(table.of(cell.label, "latency") is not None for cell in cells)
         pairing = random.Random(seed)
         for name, subject in house.subjects.items():
@@ -128,6 +134,8 @@ def gate(
             with house.bench(subject, mine) as bench:
                 contests = _contests(bench, mine, against, kept, judge, latency_rules)
                 bench.builds.close()
+                for contest in contests:
+                    contest.candidate = replace(contest.candidate, slow_down=slow_down)
                 _measure(contests, pairing, plan or PairPlan(), house.display)
                 for contest in contests:
                     judge.measured(contest)

@@ -105,6 +105,15 @@ def test_bimodal_latency_is_slower_in_the_asked_share_of_calls() -> None:
     assert abs(np.mean(np.array(drawn) == 3) - 0.25) < 0.03  # 4.4 standard errors
 
 
+def test_a_slow_down_adds_its_share_to_every_call(
+    opened: Callable[..., Worker], feeds: Feeds
+) -> None:
+    worker = opened(Behaviour(latency_ms=2))
+    worker.prepare(feeds, slow_down=0.5)
+    assert (worker.sample(5, unrecorded=1).ns >= 3e6).all()
+    assert worker.throughput(0.05).calls <= 17
+
+
 def test_throughput_counts_whole_calls_until_the_time_is_over(
     opened: Callable[..., Worker], feeds: Feeds
 ) -> None:

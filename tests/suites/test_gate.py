@@ -79,6 +79,19 @@ def test_a_slower_build_regresses_and_a_faster_one_passes(kept) -> None:
     assert gate(str(suite), folder, plan=QUICK, seed=1).outcome == "pass"
 
 
+def test_a_slow_down_on_purpose_is_caught_and_never_passes(kept) -> None:
+    suite, folder = kept
+    report = gate(str(suite), folder, slow_down=1.0, plan=QUICK, seed=1)
+    assert [f.outcome for f in report.findings if f.metric == "latency"] == ["regressed"] * 2
+    # Within the 20 % that this gate ignores.
+    report = gate(str(suite), folder, slow_down=0.02, plan=QUICK, seed=1)
+    assert [f.outcome for f in report.findings if f.metric == "latency"] == ["pass"] * 2
+    assert report.exit_code == 3
+    assert "slowed down by 2.0% on purpose" in "\n".join(report.lines())
+    with pytest.raises(InputError, match="a slow-down must lie between 0 and 1"):
+        gate(str(suite), folder, slow_down=-0.1)
+
+
 def test_a_side_that_dies_is_a_failure_and_no_pass(kept) -> None:
     suite, folder = without_options(kept[0]), kept[1]
     behave(folder, fault="crash", fault_at=30)
