@@ -144,6 +144,8 @@ def _gate(options: argparse.Namespace) -> int:
     if options.keep is not None:
         if options.only:
             raise InputError("--keep takes the whole suite: a baseline of a part would pass a part")
+        if options.slow_down:
+            raise InputError("--slow-down is for gating: a baseline is kept as it is")
         kept = keep_baseline(options.suite, options.keep)
         print(f"kept {kept} cells in {options.keep}")
         return EXIT_OK

@@ -64,6 +64,14 @@ class Contest:
             return True
         return self.pairs >= MEMORY_PAIRS and not self._open()
 
+    @property
+    def progress(self) -> float:
+        """The share of its way that is behind the workload that has most of it left, 0 to 1."""
+        if self.finished:
+            return 1.0
+        ways = [verdict.progress for verdict in self.verdicts.values()]
+        return min([self.pairs / MEMORY_PAIRS, *ways, 1.0])
+
     def _open(self) -> list[str]:
         return [workload for workload, v in self.verdicts.items() if not v.finished]
 

@@ -352,7 +352,7 @@ def _measure(
         for contest in live:
             display.stage(
                 f"{contest.key.label}, pair {contest.pairs + 1}",
-                sum(c.finished for c in contests) / len(contests),
+                sum(c.progress for c in contests) / len(contests),
             )
             try:
                 contest.next_pair(pairing.random() < 0.5, plan)

@@ -77,6 +77,19 @@ class PairedVerdict:
         return self.outcome != "inconclusive" or len(self.differences) >= self.max_pairs
 
     @property
+    def progress(self) -> float:
+        """About how much of the way to a verdict is behind it, 0 to 1; it may fall again."""
+        if self.finished:
+            return 1.0
+        if not self.differences:
+            return 0.0
+        return max(
+            self.slower / self.slower_needed,
+            self.fast_enough / self.fast_enough_needed,
+            len(self.differences) / self.max_pairs,
+        )
+
+    @property
     def change(self) -> float:
         """The median pair's slow-down, 0.05 for 5 %. For reading: the verdict does not use it."""
         return math.expm1(float(np.median(self.differences))) if self.differences else math.nan

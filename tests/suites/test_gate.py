@@ -246,6 +246,7 @@ def test_the_command_wants_exactly_one_thing_to_compare_with(capsys) -> None:
         ["gate", "release", "--baseline", "a", "--keep", "b"],
         ["gate", "release", "--candidate-recipe", "fp32"],
         ["gate", "release", "--keep", "b", "--only", "x"],
+        ["gate", "release", "--keep", "b", "--slow-down", "0.1"],
     ):
         assert main(arguments) == 2
         assert capsys.readouterr().err.startswith("assay: ")

@@ -113,3 +113,19 @@ def test_best_rho_decides_sooner_than_one_that_is_far_off() -> None:
     best = pairs(best_rho(0.0, 0.04, 1 / 500))
     assert best <= pairs(1e-7)
     assert best < pairs(1.0)
+
+
+def test_progress_counts_evidence_and_pairs_and_ends_at_one() -> None:
+    found = verdict()
+    assert found.progress == 0.0
+    found.add(0.0)
+    first = found.progress
+    assert first == pytest.approx(
+        max(found.fast_enough / math.log(20), found.slower / math.log(100), 1 / 60)
+    )
+    assert 0 < first < 1
+    assert decided(np.zeros(60)).progress == 1.0
+    # Evidence for neither side: the pairs run out.
+    found = decided(0.029 + 0.06 * (-1.0) ** np.arange(30))
+    assert not found.finished
+    assert found.progress >= 0.5
