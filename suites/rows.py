@@ -1,4 +1,4 @@
-"""A cell's row, put together from what was learnt of it. Columns: ``reports/columns.py``."""
+"""A cell's row, put together from what was learnt of it. Columns: ``reports/columns/``."""
 
 from __future__ import annotations
 
