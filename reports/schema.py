@@ -24,6 +24,10 @@ SCHEMA_VERSION = 1
 
 _METADATA = {"assay_schema_version": str(SCHEMA_VERSION)}
 
+_CAUSE = {
+    "unit": "",
+    "doc": "What disturbed it, as in disturbed_by, several joined by ' + '. Null: nothing known.",
+}
 SAMPLES = pa.schema(
     [
         pa.field("cell_id", pa.string(), False, {"unit": "", "doc": "The cell's key."}),
@@ -43,6 +47,7 @@ SAMPLES = pa.schema(
         pa.field(
             "disturbed", pa.bool_(), False, {"unit": "", "doc": "The machine was disturbed then."}
         ),
+        pa.field("cause", pa.dictionary(pa.int16(), pa.string()), True, _CAUSE),
     ],
     metadata=_METADATA,
 )

@@ -114,8 +114,8 @@ class RunStore:
         """Keep one finished cell.
 
         ``samples`` has ``latency_ns`` (n,) and, where known, ``block``, ``phase`` ("warmup" or
-        "sample") and ``disturbed``, each (n,). A cell recorded twice keeps the second. Raises
-        ReportError for a row that is not valid, and for a disk that is full.
+        "sample"), ``disturbed`` and ``cause``, each (n,). A cell recorded twice keeps the second.
+        Raises ReportError for a row that is not valid, and for a disk that is full.
         """
         full = validate_row(row)
         stem = f"cell-{_sha256(full['cell_id'])[:32]}"
@@ -157,9 +157,9 @@ class RunStore:
         cells = [path for *_, path in sorted(placed)]
         self._merge(CELLS, arrow_schema(), _row_batches(cells))
         samples = [p for c in cells if (p := c.with_suffix(".parquet")).exists()]
-        self._merge(SAMPLES_FILE, SAMPLES, _table_batches(samples))
+        self._merge(SAMPLES_FILE, SAMPLES, _table_batches(samples, SAMPLES))
         examples = sorted(self._journal.glob("examples-*.parquet"))
-        self._merge(EXAMPLES_FILE, EXAMPLES, _table_batches(examples))
+        self._merge(EXAMPLES_FILE, EXAMPLES, _table_batches(examples, EXAMPLES))
         self.close()
 
     def close(self) -> None:
@@ -265,8 +265,9 @@ def _row_batches(paths: list[Path]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(rows, schema=arrow_schema())
 
 
-def _table_batches(paths: list[Path]) -> Iterator[pa.Table]:
-    """The rows of many files in turn, gathered into tables of a row group's size."""
+def _table_batches(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of many files in turn, gathered into tables of a row group's size. A column that
+    an older version did not write is null."""
     waiting: list[pa.Table] = []
     rows = 0
     for path in paths:
@@ -276,7 +277,7 @@ def _table_batches(paths: list[Path]) -> Iterator[pa.Table]:
                     waiting.append(pa.Table.from_batches([batch]))
                     rows += batch.num_rows
                     if rows >= _SAMPLES_IN_GROUP:
-                        yield pa.concat_tables(waiting).unify_dictionaries()
+                        yield _joined(waiting, schema)
                         waiting, rows = [], 0
         except pa.ArrowException as error:
             raise ReportError(
@@ -284,7 +285,12 @@ def _table_batches(paths: list[Path]) -> Iterator[pa.Table]:
                 "measures that cell again"
             ) from error
     if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries()
+        yield _joined(waiting, schema)
+
+
+def _joined(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    whole = [schema.empty_table(), *tables]
+    return pa.concat_tables(whole, promote_options="default").unify_dictionaries()
 
 
 def _sha256(text: str) -> str:

@@ -171,7 +171,6 @@ def _measured(times: np.ndarray, calls: int) -> Measurement:
         mad_ns=None,
         warmup_calls=0,
         warmup_seconds=0.0,
-        disturbed_calls=None,
     )
 
 

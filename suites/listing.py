@@ -16,6 +16,7 @@ from quantize.passes import PASSES
 from quantize.recipe import load_recipe, shipped_recipes
 from reports.columns import COLUMNS
 from runtimes import doctor, registry
+from suites.measure.meters.survey import survey as survey_meters
 from suites.reading import read_suite, shipped_suites
 from suites.suite import load_suite
 from suites.tasks.registry import TASKS
@@ -76,18 +77,26 @@ def _runtimes() -> None:
 
 
 def show_doctor(as_json: bool) -> None:
-    """Print the machine, the versions that matter, and every runtime with its reason."""
+    """Print the machine, the versions that matter, every meter and every runtime, with why not."""
     environment = doctor.environment()
+    meters = survey_meters(bool(environment["gpus"]))
     if as_json:
         runtimes = {
             name: {"available": a.available, "reason": a.reason, "way_out": a.way_out}
             for name, a in doctor.survey()
         }
-        print(json.dumps({**environment, "runtimes": runtimes}, indent=1))
+        print(json.dumps({**environment, "meters": meters, "runtimes": runtimes}, indent=1))
         return
     facts = {key: value for key, value in environment.items() if key != "versions"}
     _table(("machine", ""), ((key, _plain(value)) for key, value in facts.items()))
     _table(("library", "version"), environment["versions"].items())
+    _table(
+        ("meter", "here", "what it covers, or why it cannot be read"),
+        (
+            (name, "no" if told["absent"] else "yes", told["absent"] or told["covers"])
+            for name, told in meters.items()
+        ),
+    )
     _runtimes()
 
 

@@ -13,8 +13,11 @@ from compile.signature import Feeds
 from suites import rows
 from suites.blocks import SessionKey
 from suites.cell import Cell
+from suites.measure.energy import Energy, Power, energy_meters
 from suites.measure.loop import Progress, measure
 from suites.measure.measurement import Measurement
+from suites.measure.meters.pressure import Pressure
+from suites.measure.meters.surroundings import Surroundings, meters
 from suites.measure.plan import MeasurePlan
 from suites.measure.ratio import ratios
 from suites.sessions import LiveSession
@@ -59,13 +62,22 @@ def run_phase(
             yield Outcome(cell, rows.failure(error))
         else:
             ready[cell.id] = (session, cell, columns)
+    # Every worker is stopped now: what the machine uses is its idle power.
+    energy = {device: Energy(energy_meters(device)) for device in {c.device for _, c in pairs}}
+    idle = {device: meter.idle() for device, meter in energy.items()}
+    waiting = Surroundings([Pressure()])
+    before, began = waiting.read(), time.perf_counter()
     measured = measure(
         {id: session for id, (session, _, _) in ready.items()},
         plan,
         seed,
         _shown(ready, on_progress),
-        workers={id: session.worker.pid for id, (session, _, _) in ready.items()},
+        surroundings={
+            id: Surroundings(meters(session.worker.pid, cell.device, plan.disturbed_cores))
+            for id, (session, cell, _) in ready.items()
+        },
     )
+    pressure = waiting.seen(before, time.perf_counter() - began).figures
     compared = ratios({id: found for id, found in measured.items() if found.status == "ok"})
     plain = {
         (cell.runtime, cell.attention, cell.device): id
@@ -76,12 +88,20 @@ def run_phase(
     for id, (session, cell, columns) in ready.items():
         measurement = measured[id]
         columns |= rows.latency(measurement)
+        columns |= {**rows.conditions(measurement.conditions), **pressure}
         columns |= rows.comparison(
             compared.get(id, {}), plain.get((cell.runtime, cell.attention, cell.device))
         )
         if measurement.status == "ok":
             try:
-                columns |= _after_the_clock(session, workload, feeds[session.key], measurement)
+                columns |= _after_the_clock(
+                    session,
+                    workload,
+                    feeds[session.key],
+                    measurement,
+                    energy[cell.device],
+                    idle[cell.device],
+                )
                 columns["status"] = "ok"
             except rows.SESSION_FAILURES as error:
                 session.abandon_if_dead(error)
@@ -99,17 +119,25 @@ def run_phase(
 
 
 def _after_the_clock(
-    session: LiveSession, workload: Workload, feeds: Feeds, measurement: Measurement
+    session: LiveSession,
+    workload: Workload,
+    feeds: Feeds,
+    measurement: Measurement,
+    energy: Energy,
+    idle: Power,
 ) -> dict[str, Any]:
-    """Throughput back to back, then memory: its own call would disturb what is timed."""
+    """Throughput back to back and its energy, then memory: its own call would disturb both."""
     timed = measurement.samples
     call_s = float(np.median(timed.kept)) / 1e9
-    seconds = max(THROUGHPUT_S, THROUGHPUT_CALLS * call_s)
+    seconds = max(THROUGHPUT_S, THROUGHPUT_CALLS * call_s, energy.min_seconds)
     # The timeout is meant for one call; this request makes several.
     limit = session.entry.timeout + 2 * seconds
-    through = session.worker.throughput(seconds, unrecorded=1, timeout_s=limit)
+    through, power = energy.during(
+        lambda: session.worker.throughput(seconds, unrecorded=1, timeout_s=limit)
+    )
     return {
         **rows.throughput(through.calls_per_s, workload),
+        **rows.energy(power, idle, through.calls_per_s, workload),
         **rows.memory(session.worker.memory(feeds)),
         "page_faults_per_call": through.page_faults / through.calls,
         "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,

@@ -17,7 +17,8 @@ from runtimes.session import FairnessContract, MemoryBreakdown, Proof
 from suites.builder import BuildFailed
 from suites.cell import Cell
 from suites.correctness import Fidelity
-from suites.measure.measurement import Measurement
+from suites.measure.energy import Power
+from suites.measure.measurement import Conditions, Measurement
 from suites.measure.quantiles import Insufficient
 from suites.measure.ratio import RatioEstimate
 from suites.suite_file import Workload
@@ -107,7 +108,6 @@ def latency(measurement: Measurement) -> dict[str, Any]:
         "warmup_calls": measurement.warmup_calls,
         "warmup_s": measurement.warmup_seconds,
         "looks": len(measurement.looks),
-        "disturbed_samples": measurement.disturbed_calls,
         "drift": measurement.drift,
         "own_drift": measurement.own_drift,
         "timed_s": float(measurement.samples.nanoseconds.sum()) / 1e9,
@@ -132,6 +132,15 @@ def latency(measurement: Measurement) -> dict[str, Any]:
     return row
 
 
+def conditions(found: Conditions) -> dict[str, Any]:
+    """How the machine was meanwhile: ``meters.surroundings.FIGURES``, and what it disturbed."""
+    return {
+        "disturbed_samples": found.disturbed_calls,
+        "disturbed_by": found.disturbed_by,
+        **found.figures,
+    }
+
+
 def comparison(compared: Mapping[str, RatioEstimate], plain: str | None) -> dict[str, Any]:
     """How the cell compares with those that took turns with it, by their ids; and how much faster
     it is than ``plain``, the fp32 build on its own runtime."""
@@ -154,12 +163,15 @@ def comparison(compared: Mapping[str, RatioEstimate], plain: str | None) -> dict
 def samples(measurement: Measurement) -> dict[str, np.ndarray]:
     """The columns of ``samples.parquet``."""
     raw = measurement.samples
-    return {
+    columns = {
         "latency_ns": raw.nanoseconds,
         "block": raw.block,
         "phase": np.where(raw.warmup, "warmup", "sample"),
         "disturbed": raw.disturbed,
     }
+    if raw.cause is not None:
+        columns["cause"] = np.array([word or None for word in raw.cause], object)
+    return columns
 
 
 def throughput(calls_per_s: float, workload: Workload) -> dict[str, Any]:
@@ -168,6 +180,18 @@ def throughput(calls_per_s: float, workload: Workload) -> dict[str, Any]:
     return {
         "throughput_samples_per_s": examples,
         "throughput_tokens_per_s": None if tokens is None else examples * tokens,
+    }
+
+
+def energy(power: Power, idle: Power, calls_per_s: float, workload: Workload) -> dict[str, Any]:
+    """Joules an example, from the mean power of calls made back to back."""
+    watts = power.watts
+    return {
+        "energy_j_per_sample": None if watts is None else watts / (calls_per_s * workload.batch),
+        "energy_power_w": watts,
+        "energy_idle_w": idle.watts,
+        "energy_source": power.source or None,
+        "energy_absent": power.absent or None,
     }
 
 

@@ -29,6 +29,7 @@ from suites import rows
 from suites.bench import Bench
 from suites.builder import Builder
 from suites.cell import Cell
+from suites.measure.meters.survey import survey as survey_meters
 from suites.model_run import ModelRun
 from suites.progress import Display
 from suites.reading import asked_runtimes, read_suite
@@ -68,6 +69,10 @@ def run(
     Store.default().require_writable()
     with console.status("looking at this machine"):
         environment = doctor.environment()
+        environment["meters"] = {
+            name: told["absent"] or "read"
+            for name, told in survey_meters(bool(environment["gpus"])).items()
+        }
         pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
         survey = dict(doctor.survey(pythons, asked_runtimes(file)))
     available = [name for name, found in survey.items() if found.available]

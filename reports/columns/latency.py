@@ -61,12 +61,6 @@ LATENCY: tuple[Column, ...] = (
     Column("warmup_s", "float", "s", "Time spent in the discarded calls."),
     Column("looks", "int", "", "How often the stopping rule looked at the samples."),
     Column(
-        "disturbed_samples",
-        "int",
-        "calls",
-        "Samples during which the machine is known to have been disturbed. Flagged, not removed.",
-    ),
-    Column(
         "drift",
         "float",
         "",

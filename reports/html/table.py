@@ -16,10 +16,12 @@ _GROUPS = (
         "latency",
         (
             *("latency_", "insufficient", "samples", "effective_", "warmup_", "looks"),
-            *("disturbed_", "drift", "own_drift", "speedup"),
+            *("drift", "own_drift", "speedup"),
         ),
     ),
     ("throughput", ("throughput_",)),
+    ("energy", ("energy_",)),
+    ("machine", ("disturbed_", "machine_")),
     ("size", ("artifact_bytes", "artifact_ratio", "weights_ratio")),
     ("memory", ("memory_", "page_faults_")),
     (

@@ -15,8 +15,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from suites.measure.disturbance import OtherLoad, is_disturbed
+from suites.measure.block import Block, conditions_of, samples_of
 from suites.measure.measurement import Measurement, Samples, Status, StoppedBy
+from suites.measure.meters.surroundings import Surroundings
 from suites.measure.plan import MeasurePlan
 from suites.measure.polish import own_times
 from suites.measure.quantiles import quantile_interval
@@ -57,20 +58,20 @@ def measure(
     seed: int,
     on_progress: OnProgress = lambda progress: None,
     *,
-    workers: Mapping[str, int] | None = None,
+    surroundings: Mapping[str, Surroundings] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    load: OtherLoad | None = None,
 ) -> dict[str, Measurement]:
     """Measure every sampler, interleaved. The result has the order of ``samplers``.
 
-    ``workers`` maps a name to the process id whose CPU time is its own; blocks of samplers
-    without one are never marked disturbed. ``clock`` gives seconds and decides budgets only.
+    ``surroundings`` maps a name to what is read before and after each of its blocks; of samplers
+    without any it is not known what disturbed them. ``clock`` gives seconds and decides budgets
+    only.
     Whatever a sampler raises ends that sampler alone and is kept in ``Measurement.failure``.
     """
     random = np.random.default_rng(seed)
-    load = load or OtherLoad()
+    nothing = Surroundings([])
     cells = [
-        _Cell(name, sampler, plan, clock, load, (workers or {}).get(name), on_progress)
+        _Cell(name, sampler, plan, clock, (surroundings or {}).get(name, nothing), on_progress)
         for name, sampler in samplers.items()
     ]
     for index in random.permutation(len(cells)):
@@ -95,20 +96,18 @@ class _Cell:
         sampler: Sampler,
         plan: MeasurePlan,
         clock: Callable[[], float],
-        load: OtherLoad,
-        worker: int | None,
+        surroundings: Surroundings,
         on_progress: OnProgress,
     ) -> None:
         self.name = name
         self._sampler = sampler
         self._plan = plan
         self._clock = clock
-        self._load = load
-        self._worker = worker
+        self._surroundings = surroundings
         self._on_progress = on_progress
         self._warmup = WarmUp(plan.min_warmup_s)
         self._stopping: Stopping | None = None
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._block_calls = 1
         self._kept = 0
         self._seconds = 0.0
@@ -199,7 +198,7 @@ class _Cell:
             mad_ns=float(np.median(np.abs(kept - np.median(kept)))) if ok else None,
             warmup_calls=int(samples.warmup.sum()),
             warmup_seconds=sum(b.seconds for b in self._blocks if b.round_number < 0),
-            disturbed_calls=self._disturbed_calls(),
+            conditions=conditions_of(self._blocks),
             drift=looks[-1].drift.change if looks else None,
             own_drift=own_drift.change if looks else None,
             failure=self._failure,
@@ -225,9 +224,9 @@ class _Cell:
             )
         return "ok", ""
 
-    def _timed_block(self, calls: int, rewarm: int, round_number: int) -> _Block | None:
+    def _timed_block(self, calls: int, rewarm: int, round_number: int) -> Block | None:
         """Let the sampler make one block of calls. None, and the cell is finished, if it fails."""
-        others = self._load.seconds(self._worker) if self._worker is not None else None
+        before = self._surroundings.read()
         start = self._clock()
         try:
             nanoseconds = np.asarray(self._sampler.sample(calls, rewarm), dtype=np.int64)
@@ -240,34 +239,14 @@ class _Cell:
             self._finish("failure")
             return None
         seconds = self._clock() - start
-        disturbed = None
-        if others is not None and self._worker is not None:
-            after = self._load.seconds(self._worker)
-            if after is not None:
-                disturbed = is_disturbed(after - others, seconds, self._plan.disturbed_cores)
-        block = _Block(nanoseconds, seconds, round_number, disturbed)
+        seen = self._surroundings.seen(before, seconds)
+        block = Block(nanoseconds, seconds, round_number, seen)
         self._blocks.append(block)
         return block
 
     def samples(self) -> Samples:
         """Every timed call so far."""
-        lengths = [len(block.nanoseconds) for block in self._blocks]
-        rounds = np.repeat(np.array([b.round_number for b in self._blocks], np.int32), lengths)
-        return Samples(
-            nanoseconds=np.concatenate(
-                [np.empty(0, np.int64), *(block.nanoseconds for block in self._blocks)]
-            ),
-            warmup=rounds < 0,
-            block=np.repeat(np.arange(len(self._blocks), dtype=np.int32), lengths),
-            round=rounds,
-            disturbed=np.repeat(np.array([bool(b.disturbed) for b in self._blocks], bool), lengths),
-        )
-
-    def _disturbed_calls(self) -> int | None:
-        kept = [block for block in self._blocks if block.round_number >= 0]
-        if not kept or any(block.disturbed is None for block in kept):
-            return None
-        return sum(len(block.nanoseconds) for block in kept if block.disturbed)
+        return samples_of(self._blocks)
 
     def _finish(self, why: StoppedBy) -> None:
         self._stopped_by = why
@@ -278,13 +257,3 @@ class _Cell:
         precision = looks[-1].precision if looks else math.inf
         self._fraction = max(self._fraction, min(fraction, 1.0))
         self._on_progress(Progress(self.name, phase, self._kept, precision, self._fraction))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """One turn's calls."""
-
-    nanoseconds: np.ndarray
-    seconds: float
-    round_number: int
-    disturbed: bool | None

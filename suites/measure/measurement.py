@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -28,12 +29,26 @@ class Samples:
     round: np.ndarray
     """int32: the round of the whole group; -1 during warm-up. Cells are compared by rounds."""
     disturbed: np.ndarray
-    """bool: other processes were busy during the block."""
+    """bool: something disturbed the block."""
+    cause: np.ndarray | None = None
+    """str: what did, several joined by `` + ``; empty where nothing did. None without meters."""
 
     @property
     def kept(self) -> np.ndarray:
         """int64 nanoseconds of the calls after warm-up."""
         return self.nanoseconds[~self.warmup]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the machine was while a cell's kept blocks were timed."""
+
+    disturbed_calls: int | None = None
+    """Kept calls in disturbed blocks; None where no meter could tell."""
+    disturbed_by: Mapping[str, int] | None = None
+    """Cause -> kept calls in blocks that it disturbed; a block may have several causes."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """By the names of ``meters.surroundings.FIGURES``; those that nobody could tell are absent."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,7 @@ class Measurement:
     """Median absolute deviation from the median, unscaled."""
     warmup_calls: int
     warmup_seconds: float
-    disturbed_calls: int | None
-    """Kept calls in disturbed blocks; None where the system cannot tell."""
+    conditions: Conditions = field(default_factory=Conditions)
     drift: float | None = None
     """Relative change of the median from the first to the last third of the kept calls."""
     own_drift: float | None = None

@@ -48,6 +48,22 @@ def test_store_gives_back_what_was_recorded(tmp_path: Path, make_row) -> None:
     assert results.run["suite_text"] == RUN["suite_text"]
 
 
+def test_cause_is_kept_and_null_for_a_cell_that_an_older_version_recorded(
+    tmp_path: Path, make_row
+) -> None:
+    causes = np.array(["load + throttled", None], object)
+    with RunStore.create(tmp_path / "run", RUN) as store:
+        store.record(make_row("fp32"), {"latency_ns": [1, 2], "cause": causes})
+        store.record(make_row("int8"), {"latency_ns": [3]})
+        for path in (tmp_path / "run" / "journal").glob("*.parquet"):
+            if (table := pq.read_table(path)).num_rows == 1:
+                pq.write_table(table.drop_columns("cause"), path)
+        store.finish()
+    samples = reports.load(tmp_path / "run").samples.set_index("latency_ns")["cause"]
+    assert samples[1] == "load + throttled"
+    assert samples[[2, 3]].isna().all()
+
+
 def test_store_resumes_with_finished_cells_when_the_writer_was_killed(
     tmp_path: Path, make_row
 ) -> None:

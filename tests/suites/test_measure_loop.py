@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from suites.measure.loop import measure
+from suites.measure.meters.meter import Seen
+from suites.measure.meters.surroundings import Surroundings
 from suites.measure.plan import MeasurePlan
 from suites.measure.quantiles import Insufficient, QuantileEstimate
 
@@ -303,35 +305,77 @@ def test_samples_columns_are_equally_long_and_typed():
     assert (np.diff(samples.block) >= 0).all()
 
 
-class Accounts:
-    """Other processes use ``cores`` of CPU time between two given moments of the machine."""
+class Neighbour:
+    """Others use ``cores`` cores between two given moments of the machine."""
+
+    name, covers = "load", "the machine's fake time"
 
     def __init__(self, machine, cores, start, end):
         self.machine, self.cores, self.start, self.end = machine, cores, start, end
 
-    def seconds(self, worker):
-        assert worker == 77
+    def read(self):
         return self.cores * (min(max(self.machine.now, self.start), self.end) - self.start)
 
+    def between(self, before, after, seconds):
+        used = (after - before) / seconds
+        return Seen({"machine_others_cores": used}, ("load",) if used > 0.25 else ())
 
-def test_disturbed_blocks_are_marked_kept_and_counted():
+
+def test_disturbed_blocks_are_marked_kept_and_counted_with_their_cause():
     machine = Machine()
-    load = Accounts(machine, cores=1.0, start=0.35, end=0.5)
-    found = run(machine, [machine.sampler("a", 10.0, 0.01)], workers={"a": 77}, load=load)["a"]
-    kept = found.samples.disturbed[~found.samples.warmup]
-    assert 0 < found.disturbed_calls == kept.sum() < len(found.samples.kept)
-    quiet = Machine()
-    none = run(
-        quiet,
-        [quiet.sampler("a", 10.0, 0.01)],
-        workers={"a": 77},
-        load=Accounts(quiet, 0.1, 0, 9),
-    )["a"]
-    assert none.disturbed_calls == 0
+    around = Surroundings([Neighbour(machine, cores=1.0, start=0.35, end=0.5)])
+    sampler = machine.sampler("a", 10.0, 0.01)
+    found = run(machine, [sampler], surroundings={"a": around})["a"]
+    samples, conditions = found.samples, found.conditions
+    kept = samples.disturbed[~samples.warmup]
+    assert 0 < conditions.disturbed_calls == kept.sum() < len(samples.kept)
+    assert conditions.disturbed_by == {"load": conditions.disturbed_calls}
+    assert set(samples.cause[samples.disturbed]) == {"load"}
+    assert set(samples.cause[~samples.disturbed]) == {""}
+    kept_seconds = machine.now - found.warmup_seconds
+    assert 0.05 < conditions.figures["machine_others_cores"] * kept_seconds <= 0.15 + 1e-9
 
 
-def test_disturbance_is_unknown_without_a_worker():
-    assert one(10.0).disturbed_calls is None
+def test_a_quiet_neighbour_disturbs_nothing_and_is_told():
+    machine = Machine()
+    around = Surroundings([Neighbour(machine, 0.1, 0, 9)])
+    found = run(machine, [machine.sampler("a", 10.0, 0.01)], surroundings={"a": around})["a"]
+    assert (found.conditions.disturbed_calls, found.conditions.disturbed_by) == (0, {})
+    assert found.conditions.figures["machine_others_cores"] == pytest.approx(0.1)
+
+
+def test_disturbance_is_unknown_without_meters():
+    conditions = one(10.0).conditions
+    assert (conditions.disturbed_calls, conditions.disturbed_by) == (None, None)
+    assert conditions.figures == {}
+
+
+def test_meters_are_read_before_and_after_a_block_and_never_during_it():
+    machine = Machine()
+    sampler = machine.sampler("a", 10.0, 0.01)
+    order = []
+
+    class Recorder(Neighbour):
+        def read(self):
+            order.append(("read", machine.now))
+            return super().read()
+
+    timed = sampler.sample
+
+    def sample(calls, rewarm):
+        start = machine.now
+        result = timed(calls, rewarm)
+        order.append(("block", start, machine.now))
+        return result
+
+    sampler.sample = sample
+    around = Surroundings([Recorder(machine, 0.1, 0, 9)])
+    order.clear()  # whether it can be read, and how fast
+    run(machine, [sampler], surroundings={"a": around})
+    assert len(order) % 3 == 0
+    for before, block, after in zip(order[::3], order[1::3], order[2::3], strict=True):
+        assert before == ("read", block[1])
+        assert after == ("read", block[2])
 
 
 def test_progress_grows_and_ends_finished():
