@@ -28,7 +28,8 @@ import numpy as np
 from rich.console import Console
 
 from reports.gate import Finding, GateReport
-from suites.gate.run import gate, keep_baseline
+from suites.gate.keeping import keep_baseline
+from suites.gate.run import gate
 from suites.gate.verdict import PairedVerdict
 
 REPLAYS = 2000

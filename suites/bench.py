@@ -14,7 +14,7 @@ from typing import Any
 from compile.artifact import Artifact, Store
 from compile.errors import InputError
 from compile.signature import Feeds, Signature
-from quantize.recipe import Recipe
+from quantize.recipe import Recipe, load_recipe
 from suites import rows
 from suites.blocks import SessionKey
 from suites.builder import Builder
@@ -128,6 +128,12 @@ class Bench:
         except rows.SESSION_FAILURES as error:
             return error
         return found
+
+    def recipe(self, name: str) -> Recipe:
+        """One that a cell names, or any other by its name or file."""
+        if name == FP32:
+            return PLAIN
+        return self.suite.recipes.get(name) or load_recipe(name, self.suite.folder)
 
     def reference(self, base: Artifact) -> SessionKey:
         """The fp32 session that everything is held against."""

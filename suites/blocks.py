@@ -37,6 +37,14 @@ class SessionKey:
         return " / ".join(shown)
 
 
+def by_session(cells: Iterable[Cell]) -> dict[SessionKey, list[Cell]]:
+    """Cells that one worker serves together, in their order."""
+    grouped: dict[SessionKey, list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault(SessionKey.of(cell), []).append(cell)
+    return grouped
+
+
 def blocks(
     keys: Iterable[SessionKey], bytes_of: Callable[[SessionKey], int], budget: int | None = None
 ) -> list[list[SessionKey]]:

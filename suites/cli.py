@@ -132,7 +132,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from suites.gate.run import Recipes, gate, keep_baseline
+    from suites.gate.keeping import keep_baseline
+    from suites.gate.run import Recipes, gate
 
     recipes = (options.candidate_recipe, options.baseline_recipe)
     chosen = [options.baseline is not None, options.keep is not None, any(recipes)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,14 @@ import numpy as np
 from compile.artifact import Artifact
 from compile.signature import Feeds
 from runtimes.session import MemoryBreakdown
+from suites import rows
+from suites.bench import Bench
 from suites.blocks import SessionKey
 from suites.cell import Cell
 from suites.correctness import compare
 from suites.gate.pair import PairPlan, PairSample, measure_pair
 from suites.gate.verdict import PairedVerdict
+from suites.progress import Display
 from suites.sessions import LiveSession, load_together
 
 MEMORY_PAIRS = 3
@@ -35,6 +39,13 @@ class Side:
     """By workload; None for a kept artifact, which was held to its truth when it was kept."""
     slow_down: float = 0.0
     """Share of its own time that each call is made to last longer, to see whether it is noticed."""
+
+    @classmethod
+    def of(
+        cls, bench: Bench, key: SessionKey, artifact: Artifact, truths: Mapping[str, Feeds] | None
+    ) -> Side:
+        feeds = {name: bench.feed(name, artifact.signature) for name in bench.workloads}
+        return cls(artifact, lambda: bench.session(key, artifact), feeds, truths)
 
 
 @dataclass
@@ -143,6 +154,23 @@ class Contest:
             return None
         mine, theirs = np.median(np.array(read, np.float64), axis=0)
         return float(mine), float(theirs)
+
+
+def until_decided(
+    contests: Sequence[Contest], pairing: random.Random, plan: PairPlan, display: Display
+) -> None:
+    """Pair after pair, the contests taking turns in random order, until all are decided."""
+    while live := [contest for contest in contests if not contest.finished]:
+        pairing.shuffle(live)
+        for contest in live:
+            display.stage(
+                f"{contest.key.label}, pair {contest.pairs + 1}",
+                sum(c.progress for c in contests) / len(contests),
+            )
+            try:
+                contest.next_pair(pairing.random() < 0.5, plan)
+            except rows.SESSION_FAILURES as error:
+                contest.failure = error
 
 
 def _unlike(candidate: LiveSession, baseline: LiveSession) -> str:

@@ -12,10 +12,11 @@ import pytest
 from compile.errors import InputError
 from reports.gate import Finding, GateReport
 from suites.cli import main
+from suites.gate.keeping import keep_baseline
 from suites.gate.kept import KeptBaseline, keep
 from suites.gate.pair import PairPlan
 from suites.gate.rules import AccuracyRule, GateTable, GrowthRule, LatencyRule
-from suites.gate.run import Recipes, gate, keep_baseline
+from suites.gate.run import Recipes, gate
 from suites.suite import load_suite
 
 QUICK = PairPlan(warmup_s=0.01, rounds=3, block_s=0.01)
