@@ -4,12 +4,14 @@
     python -m scripts.promise run GATES.jsonl --gates 10 --comparisons 5
     python -m scripts.promise run GATES.jsonl --gates 40 --slow-down 0.05
     python -m scripts.promise show GATES.jsonl
+    python -m scripts.promise simulate
 
 Each gate holds the builds of a small encoder on ONNX Runtime to a kept baseline of the same builds,
 as ``assay gate`` does, and is a line of the file. ``run`` goes on where the file ends: it may be
 killed at any time. ``show`` counts outcomes, and replays the pairs that were recorded without a
 slow-down under random signs: a pair and its mirror image are as likely as one another when both
-sides are one build, so that thousands of gates can be had from the pairs of a few.
+sides are one build, so that thousands of gates can be had from the pairs of a few. ``simulate``
+says how many pairs a comparison needs, by how much they differ by chance.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from suites.gate.run import gate
 from suites.gate.verdict import PairedVerdict
 
 REPLAYS = 2000
+SIMULATED = 300
 MAX_PAIRS = 60
 ALPHA, BETA, IGNORE, MARGIN = 0.01, 0.05, 0.01, 0.05
 SUITE = f"""
@@ -108,7 +111,6 @@ def _entry(report: GateReport, found: Sequence[Finding], slow_down: float) -> di
                 "cell": f.cell,
                 "outcome": f.outcome,
                 "differences": [round(d, 6) for d in f.facts["differences"]],
-                "spread": f.facts["spread"],
                 "timed_s": round(f.facts["timed_s"], 3),
                 "pair_own_s": round(f.facts["pair_own_s"], 3),
             }
@@ -194,24 +196,18 @@ def replayed(same: Sequence[dict[str, Any]], comparisons: int, stops: bool, seed
     )
 
 
-def _series(
-    same: Sequence[dict[str, Any]], random: np.random.Generator
-) -> tuple[list[float], float]:
+def _series(same: Sequence[dict[str, Any]], random: np.random.Generator) -> list[float]:
     """Recorded comparisons one after the other, in random order, until there are enough pairs."""
     series: list[float] = []
-    spread = 0.0
     while len(series) < MAX_PAIRS:
-        drawn = same[int(random.integers(len(same)))]
-        series += drawn["differences"]
-        spread = spread or drawn["spread"]
-    return series[:MAX_PAIRS], spread
+        series += same[int(random.integers(len(same)))]["differences"]
+    return series[:MAX_PAIRS]
 
 
 def _alarmed(
-    drawn: tuple[list[float], float], random: np.random.Generator, comparisons: int, stops: bool
+    series: list[float], random: np.random.Generator, comparisons: int, stops: bool
 ) -> bool:
-    series, spread = drawn
-    verdict = PairedVerdict(IGNORE, MARGIN, ALPHA, BETA, comparisons, MAX_PAIRS, spread)
+    verdict = PairedVerdict(IGNORE, MARGIN, ALPHA, BETA, comparisons, MAX_PAIRS)
     for difference in np.array(series) * random.choice([-1.0, 1.0], len(series)):
         verdict.differences.append(float(difference))
         if verdict.slower >= verdict.slower_needed:
@@ -219,6 +215,48 @@ def _alarmed(
         if stops and verdict.finished:
             return False
     return False
+
+
+def simulated(seed: int = 0) -> str:
+    """Markdown: pairs that a comparison of five needs, in the median, and how often it decides so.
+
+    Noise is normal, or with outliers: one pair in ten lies five times as far off.
+    """
+    random = np.random.default_rng(seed)
+    spreads = (0.005, 0.01, 0.02, 0.03, 0.05)
+    lines = [
+        "| slow-down | noise | " + " | ".join(f"{spread:.1%}" for spread in spreads) + " |",
+        "|---|---|" + "---|" * len(spreads),
+    ]
+    for slow_down, wanted in (
+        (0.0, "pass"),
+        (0.01, "pass"),
+        (0.05, "regressed"),
+        (0.1, "regressed"),
+    ):
+        for outliers in (0.0, 0.1):
+            cells = []
+            for spread in spreads:
+                verdicts = [
+                    _verdict_of(slow_down, spread, outliers, random) for _ in range(SIMULATED)
+                ]
+                pairs = np.median([len(verdict.differences) for verdict in verdicts])
+                share = np.mean([verdict.outcome == wanted for verdict in verdicts])
+                cells.append(f"{pairs:.0f} ({share:.0%})")
+            noise = "with outliers" if outliers else "normal"
+            head = f"{slow_down:.0%}: {wanted.upper()} | {noise}"
+            lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _verdict_of(
+    slow_down: float, spread: float, outliers: float, random: np.random.Generator
+) -> PairedVerdict:
+    verdict = PairedVerdict(IGNORE, MARGIN, ALPHA, BETA, max(SUITES), MAX_PAIRS)
+    while not verdict.finished:
+        far = 5.0 if random.random() < outliers else 1.0
+        verdict.add(float(np.log1p(slow_down) + far * spread * random.normal()))
+    return verdict
 
 
 def _kind(entry: dict[str, Any]) -> tuple[int, float]:
@@ -235,9 +273,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     make.add_argument("--slow-down", type=float, default=0.0)
     count = commands.add_parser("show", help="count the file's gates, as Markdown")
     count.add_argument("file", type=Path)
+    commands.add_parser("simulate", help="pairs needed, by noise, as Markdown")
     options = parser.parse_args(None if arguments is None else list(arguments))
     if options.command == "run":
         run(options.file, options.gates, options.comparisons, options.slow_down)
+    elif options.command == "simulate":
+        print(simulated())
     else:
         print(show(read(options.file)))
 

@@ -167,7 +167,6 @@ class Judge:
                 "evidence_slower_needed": verdict.slower_needed,
                 "evidence_fast_enough": verdict.fast_enough,
                 "evidence_fast_enough_needed": verdict.fast_enough_needed,
-                "spread": verdict.spread,
                 "timed_s": sum(sample.seconds for sample in samples),
                 "pair_own_s": contest.own_seconds,
             },

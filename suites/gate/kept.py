@@ -1,6 +1,6 @@
 """A kept baseline: the artifacts of a release, and what has to be true before one is held to them.
 
-DIR/baseline.json          what the cells were, on what data, and how far pairs of them differed
+DIR/baseline.json          what the cells were, and on what data
 DIR/artifacts/KEY/...      each artifact as it was in the store
 
 Nothing that was measured is judged later: the artifacts are measured again, beside the candidate.
@@ -30,7 +30,7 @@ class KeptBaseline:
     folder: Path
     suite: str
     cells: Mapping[str, Mapping[str, Any]]
-    """By cell id: ``label``, ``artifact`` (its key) and ``spread`` (None without a pilot)."""
+    """By cell id: ``label`` and ``artifact`` (its key)."""
     data: Mapping[str, str | None]
     """By model: the fingerprint of the task's data, None for a model without a task."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from suites.gate.kept import KeptBaseline
 from suites.gate.pair import PairPlan
 from suites.gate.rules import LatencyRule
 from suites.gate.site import open_site
-from suites.gate.verdict import USUAL_SPREAD, PairedVerdict
+from suites.gate.verdict import PairedVerdict
 from suites.scoring import Scored
 from suites.suite import Suite
 
@@ -132,11 +132,8 @@ def _contests(
                     raise failed[recipe]
             candidate = bench.builds.get(recipes[key.recipe], bench.builds.kind(key.runtime))
             their_key = key
-            spreads: dict[str, float] = {}
             if kept is not None:
-                facts = {cell.workload: kept.cells[cell.id] for cell in mine}
-                baseline = kept.artifact(next(iter(facts.values()))["artifact"])
-                spreads = {name: each["spread"] for name, each in facts.items() if each["spread"]}
+                baseline = kept.artifact(kept.cells[mine[0].id]["artifact"])
             else:
                 assert isinstance(against, Recipes)
                 their_key = replace(key, recipe=against.baseline)
@@ -151,7 +148,7 @@ def _contests(
                 {cell.workload: cell for cell in mine},
                 Side.of(bench, key, candidate, truths[key.recipe]),
                 Side.of(bench, their_key, baseline, None if kept else truths[their_key.recipe]),
-                _verdicts(bench.suite, mine, comparisons, spreads),
+                _verdicts(bench.suite, mine, comparisons),
             )
         )
     _judge_accuracy(bench, contests, judge)
@@ -171,10 +168,8 @@ def _judge_accuracy(bench: Bench, contests: Sequence[Contest], judge: Judge) -> 
         judge.accuracy(contest, task, scored[2 * number], scored[2 * number + 1])
 
 
-def _verdicts(
-    suite: Suite, cells: Sequence[Cell], comparisons: int, spreads: Mapping[str, float]
-) -> dict[str, PairedVerdict]:
-    """By workload. ``spreads`` are those that a pilot saw."""
+def _verdicts(suite: Suite, cells: Sequence[Cell], comparisons: int) -> dict[str, PairedVerdict]:
+    """By workload, of the cells that have a latency rule."""
     table = suite.file.gate
     verdicts = {}
     for cell in cells:
@@ -187,6 +182,5 @@ def _verdicts(
                 table.beta,
                 comparisons,
                 table.max_pairs,
-                spreads.get(cell.workload, USUAL_SPREAD),
             )
     return verdicts

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reports.gate import Outcome
-from suites.gate.eprocess import best_rho, log_evidence
-
-USUAL_SPREAD = 0.02
-"""Standard deviation of the differences where no pilot has seen any."""
+from suites.gate.eprocess import log_evidence
 
 
 @dataclass
@@ -30,8 +27,6 @@ class PairedVerdict:
     comparisons: int
     """Of the whole gate, which share its ``alpha``."""
     max_pairs: int
-    spread: float = USUAL_SPREAD
-    """What a pilot saw: it makes the verdict come sooner, and never makes it wrong."""
     differences: list[float] = field(default_factory=list)
 
     def add(self, difference: float) -> None:
@@ -45,15 +40,13 @@ class PairedVerdict:
     def slower(self) -> float:
         """Log of the evidence for a slow-down of more than ``ignore``."""
         low, high = math.log1p(self.ignore), math.log1p(self.margin)
-        rho = best_rho(self.spread, high - low, math.exp(-self.slower_needed))
-        return log_evidence(np.array(self.differences) - low, rho)
+        return log_evidence(np.array(self.differences) - low, high - low)
 
     @property
     def fast_enough(self) -> float:
         """Log of the evidence for a slow-down of less than ``margin``."""
         high = math.log1p(self.margin)
-        rho = best_rho(self.spread, high, math.exp(-self.fast_enough_needed))
-        return log_evidence(high - np.array(self.differences), rho)
+        return log_evidence(high - np.array(self.differences), high)
 
     @property
     def slower_needed(self) -> float:
