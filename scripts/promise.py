@@ -39,7 +39,6 @@ SIMULATED = 300
 MAX_PAIRS = 60
 ALPHA, BETA, IGNORE, MARGIN = 0.01, 0.05, 0.01, 0.05
 SUITE = f"""
-reference = "onnxruntime-cpu"
 [matrix]
 model = ["encoder"]
 runtime = ["onnxruntime-cpu"]
