@@ -7,7 +7,7 @@ large. Nothing in it may point outside of its folder.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -47,7 +47,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     for tensor in tensors(model):
         if external_data_helper.uses_external_data(tensor):
             _check_external(tensor, path)
-    external_data_helper.load_external_data_for_model(model, str(path.parent))
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except onnx.checker.ValidationError as error:
+        raise InputError(f"{path}: its external data is refused: {error}") from error
+    # Nobody trains it here, and its tensors would have to be looked after like all others.
+    del model.training_info[:]
     return model
 
 
@@ -154,7 +159,11 @@ def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
 def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and every graph inside of its nodes (branches and loop bodies)."""
     yield graph
-    for node in graph.node:
+    yield from _graphs_in(graph.node)
+
+
+def _graphs_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.output:
@@ -162,10 +171,16 @@ def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of the model: initializers first, then those in attributes."""
-    for graph in subgraphs(model.graph):
+    """Every tensor of the model, of its functions and of what it would be trained by:
+    initializers first, then those in attributes."""
+    graphs = [*subgraphs(model.graph)]
+    for part in model.training_info:
+        graphs += [*subgraphs(part.initialization), *subgraphs(part.algorithm)]
+    for function in model.functions:
+        graphs += _graphs_in(function.node)
+    for graph in graphs:
         yield from graph.initializer
-    nodes = [node for graph in subgraphs(model.graph) for node in graph.node]
+    nodes = [node for graph in graphs for node in graph.node]
     nodes += [node for function in model.functions for node in function.node]
     for node in nodes:
         for attribute in node.attribute:

@@ -217,8 +217,7 @@ class TorchSession:
         return sdpa_kernel(self._backend)
 
     def _precision(self) -> str:
-        if self._dtype in (self._torch.float16, self._torch.bfloat16):
-            return {"torch.float16": "f16", "torch.bfloat16": "bf16"}[str(self._dtype)]
+        """Of float32 operations: what format a build is stored in is its recipe's doing."""
         return "tf32" if self._tf32 and self._device.type == "cuda" else "f32"
 
     def _border_casts(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from compile.artifact import Artifact, Kind
 from compile.errors import InputError
+from quantize.passes import Pass
 from quantize.recipe import Recipe
 from runtimes import registry
 from suites import rows
@@ -34,7 +35,7 @@ class Builds:
         self._subject = subject
         self._builder = builder
         self._stage = stage
-        self._made: dict[tuple[str, Kind], Artifact | Exception] = {}
+        self._made: dict[tuple[tuple[Pass, ...], Kind], Artifact | Exception] = {}
         self._seconds: dict[str, float] = {}
 
     def base(self) -> Artifact:
@@ -48,7 +49,8 @@ class Builds:
 
     def get(self, recipe: Recipe, kind: Kind) -> Artifact:
         """The artifact, found or made. Raises one of ``rows.FAILURES``, or InputError."""
-        key = (recipe.name, kind)
+        # Not by its name: two files in two folders may have the same one.
+        key = (recipe.passes, kind)
         if key not in self._made:
             start = time.perf_counter()
             self._stage(f"building {self._subject.name} / {recipe.name} for {kind}")

@@ -32,7 +32,7 @@ from suites.cell import Cell
 from suites.measure.meters.survey import survey as survey_meters
 from suites.model_run import ModelRun
 from suites.progress import Display
-from suites.reading import asked_runtimes, read_suite
+from suites.reading import asked_runtimes, read_suite, shipped_suites
 from suites.subject import Subject, find_subject
 from suites.suite import Suite, load_suite
 from suites.suite_file import SuiteFile
@@ -82,8 +82,13 @@ def run(
         names = dict.fromkeys(cell.model for cell in cells)
         models = {name: find_subject(suite, name, cells) for name in names}
     facts = _run_facts(suite, environment, survey, only)
+    facts["data"] = {
+        name: subject.task.fingerprint if subject.task else None for name, subject in models.items()
+    }
     if fresh:
         _clear(out, suite)
+    if resume and (out / "run.json").exists():
+        _require_same_data(read_run(out), facts, out)
     recorder = RunStore.resume(out, facts) if resume else RunStore.create(out, facts)
     with recorder:
         versions = {name: found.versions for name, found in survey.items()}
@@ -150,8 +155,35 @@ def _measure(
             # not end a run that has gone on for an hour. What else fails is told by its own cells.
             with contextlib.suppress(*rows.FAILURES):
                 bench.check_workloads(bench.builds.base())
+            _require_same_builds(bench, recorder)
         for bench, mine in benches:
             ModelRun(bench, mine, recorder, display).run()
+
+
+def _require_same_builds(bench: Bench, recorder: RunStore) -> None:
+    """Raise InputError where a finished row of the model is of another build than one that is made
+    now: rows of two models, or of two recipes of one name, must not stand in one table."""
+    for row in recorder.rows():
+        if row["model"] != bench.subject.name or not row.get("artifact_key"):
+            continue
+        with contextlib.suppress(*rows.FAILURES):
+            made = bench.builds.get(bench.recipe(row["recipe"]), bench.builds.kind(row["runtime"]))
+            if made.key != row["artifact_key"]:
+                raise InputError(
+                    f"{row['model']} / {row['recipe']} is not the build that the run began with: "
+                    "the model, the recipe, the data or a library has changed since; put it back, "
+                    "or begin anew (--fresh)"
+                )
+
+
+def _require_same_data(kept: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Raise InputError where a task's data has changed since the run in ``out`` began."""
+    for model, fingerprint in kept.get("data", {}).items():
+        if model in now["data"] and now["data"][model] != fingerprint:
+            raise InputError(
+                f"{out}: the data of model {model!r} has changed since the run began; put it back, "
+                "or begin anew (--fresh)"
+            )
 
 
 def _check_options(file: SuiteFile, path: Path) -> None:
@@ -178,7 +210,7 @@ def _run_facts(
     }
     return {
         "suite": suite.name,
-        "suite_path": str(suite.path),
+        "suite_path": _place(suite),
         "suite_text": suite.text,
         "only": only,
         "seed": suite.file.seed,
@@ -189,6 +221,12 @@ def _run_facts(
         "versions": {**environment.get("versions", {}), **elsewhere},
         "git": _git(suite.folder),
     }
+
+
+def _place(suite: Suite) -> str:
+    """Where a suite lies; the name of a shipped one, whose path another installation changes."""
+    shipped = shipped_suites().get(suite.name)
+    return suite.name if shipped and shipped.resolve() == suite.path else str(suite.path)
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
@@ -215,7 +253,7 @@ def _clear(out: Path, suite: Suite) -> None:
     an error when the new run is created there."""
     if not (out / "run.json").exists():
         return
-    if read_run(out).get("suite") != suite.name:
+    if read_run(out).get("suite_path") != _place(suite):
         raise InputError(f"{out} holds a run of another suite; --fresh does not replace that")
     with RunStore.resume(out):  # Not under a process that still writes it.
         _remove(out)

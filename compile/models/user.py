@@ -26,9 +26,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,10 @@ from compile.models.model import Model, load_weights, save_model
 from compile.models.resolve import Reference
 from compile.signature import Feeds, Signature, TensorSpec
 
+OWN = ("assay", "compile", "quantize", "runtimes", "suites", "reports")
+"""Assay's own modules, which a factory in a folder above them neither owns nor reloads."""
+_IMPORTED: set[str] = set()
+"""Names of the modules that user's models have imported from their folders."""
 _DTYPES = {"int64", "int32", "int8", "uint8", "bool", "float32", "float16", "float64"}
 
 
@@ -70,13 +75,14 @@ def user_model(path: Path, factory: str, *, name: str, task: str | None = None) 
     function for every way in which this can go wrong.
     """
     where = f"{path}:{factory}"
-    module, examples, own_task, axes = _call(path, factory)
-    if task and own_task and task != own_task:
-        raise InputError(f"{where} says that its model is for {own_task}, the suite for {task}")
+    made = _call(path, factory)
+    examples, axes = made.examples, made.axes
+    if task and made.task and task != made.task:
+        raise InputError(f"{where} says that its model is for {made.task}, the suite for {task}")
     inputs = tuple(_input_spec(where, n, a, axes.get(n)) for n, a in examples.items())
     if unknown := sorted(set(axes) - set(examples)):
         raise InputError(f"{where}: axes name an input {unknown[0]!r} that is not there")
-    adapter = KeywordAdapter(module, tuple(examples)).eval()
+    adapter = KeywordAdapter(made.module, tuple(examples)).eval()
 
     def call(feeds: Feeds, trying: str) -> dict[str, Tensor]:
         return _guard(where, f"gave a module that fails on {trying}:", run_named, adapter, feeds)
@@ -89,12 +95,12 @@ def user_model(path: Path, factory: str, *, name: str, task: str | None = None) 
         name=name,
         module=adapter,
         signature=Signature(inputs, outputs),
-        task=task or own_task,
+        task=task or made.task,
         origin={
             "family": "user",
             "file": str(path),
             "factory": factory,
-            "sha256": file_sha256(path),
+            "files": made.files,
         },
         examples=examples,
     )
@@ -106,25 +112,37 @@ def rebuild_user(origin: Mapping[str, Any], signature: Signature, weights: Path)
     Raises InputError where the file is gone or is no longer the one that the artifact came from.
     """
     path = Path(origin["file"])
-    if not path.is_file() or file_sha256(path) != origin["sha256"]:
-        raise InputError(
-            f"{path} is gone or was changed since this artifact was made; build it again"
-        )
-    module, *_ = _call(path, origin["factory"])
+    for name, sha256 in origin["files"].items():
+        file = path.parent / name
+        if not file.is_file() or file_sha256(file) != sha256:
+            raise InputError(
+                f"{file} is gone or was changed since this artifact was made; build it again"
+            )
+    module = _call(path, origin["factory"]).module
     load_weights(module, weights)
     return KeywordAdapter(module, tuple(spec.name for spec in signature.inputs))
 
 
-def _call(
-    path: Path, factory: str
-) -> tuple[nn.Module, Feeds, str | None, dict[str, tuple[str | None, ...]]]:
+class _Made(NamedTuple):
+    """What a factory gave."""
+
+    module: nn.Module
+    examples: Feeds
+    task: str | None
+    axes: dict[str, tuple[str | None, ...]]
+    files: dict[str, str]
+    """SHA-256 of every file of Python that it took, by its path from the factory's folder."""
+
+
+def _call(path: Path, factory: str) -> _Made:
     """Run the user's file and its factory; check the types of what comes back."""
     where = f"{path}:{factory}"
-    function = getattr(_import(path), factory, None)
-    if function is None:
-        raise InputError(f"{where}: the file has no function {factory!r}")
-    torch.manual_seed(0)
-    returned = _guard(where, "raised", function)
+    with _beside(path) as files:
+        function = getattr(_import(path), factory, None)
+        if function is None:
+            raise InputError(f"{where}: the file has no function {factory!r}")
+        torch.manual_seed(0)
+        returned = _guard(where, "raised", function)
     if not isinstance(returned, tuple) or not 2 <= len(returned) <= 4:
         raise InputError(
             f"{where} returned {_kind(returned)}; it has to return (module, inputs), "
@@ -143,11 +161,45 @@ def _call(
     if task is not None and task not in TASKS.values():
         raise InputError(f"{where}: unknown task {task!r}; there are {', '.join(TASKS.values())}")
     examples = {str(name): _array(where, name, value) for name, value in inputs.items()}
-    return module.eval(), examples, task, dict(axes or {})
+    return _Made(module.eval(), examples, task, dict(axes or {}), files)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[dict[str, str]]:
+    """What lies beside the file can be imported. At the end the dict holds what was.
+
+    What user's models imported before is forgotten first: it is read as it is now, counted whoever
+    imported it first, and no other folder's module of the same name.
+    """
+    files: dict[str, str] = {}
+    for name in _IMPORTED | _local_modules(path.parent).keys():
+        sys.modules.pop(name, None)
+    sys.path.append(str(path.parent))
+    try:
+        yield files
+        modules = _local_modules(path.parent)
+        _IMPORTED.update(modules)
+        local = {path, *modules.values()}
+        files |= {str(file.relative_to(path.parent)): file_sha256(file) for file in sorted(local)}
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+def _local_modules(folder: Path) -> dict[str, Path]:
+    """Imported modules that lie in ``folder``, installed packages below it aside."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is None or name == "__main__" or name.partition(".")[0] in OWN:
+            continue
+        path = Path(file)
+        if path.is_relative_to(folder) and not {"site-packages", "dist-packages"} & {*path.parts}:
+            found[name] = path
+    return found
 
 
 def _import(path: Path) -> Any:
-    """The user's file as a module of its own; what lies beside it can be imported by it."""
+    """The user's file as a module of its own."""
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     name = f"assay_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -156,11 +208,7 @@ def _import(path: Path) -> Any:
     assert spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while it is being run
-    sys.path.append(str(path.parent))
-    try:
-        _guard(str(path), "cannot be imported:", spec.loader.exec_module, module)
-    finally:
-        sys.path.remove(str(path.parent))
+    _guard(str(path), "cannot be imported:", spec.loader.exec_module, module)
     return module
 
 

@@ -130,6 +130,32 @@ def test_external_data_outside_of_the_folder_is_refused(tmp_path: Path, how: str
         graph.load_onnx(path)
 
 
+@pytest.mark.parametrize("where", ["function", "training"])
+def test_data_outside_is_found_wherever_a_tensor_may_be(tmp_path: Path, where: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(WEIGHT.nbytes))
+    (tmp_path / "model").mkdir()
+    tensor = onnx.numpy_helper.from_array(WEIGHT, "far")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    model = linear()
+    if where == "training":
+        model.training_info.add().algorithm.initializer.append(tensor)
+        model.training_info[0].algorithm.output.append(model.graph.output[0])
+    else:
+        constant = onnx.helper.make_node("Constant", [], ["v"], value=tensor)
+        value = onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, None)
+        branch = onnx.helper.make_graph([constant], "branch", [], [value])
+        choice = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+        model.functions.append(
+            onnx.helper.make_function("mine", "F", ["c"], ["y"], [choice], model.opset_import)
+        )
+    path = tmp_path / "model" / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"'far' keeps its data in '\.\./secret', outside"):
+        graph.load_onnx(path)
+
+
 def test_missing_or_short_external_data_is_told(tmp_path: Path) -> None:
     path = graph.save_onnx(linear(), tmp_path, limit=1)
     data = tmp_path / "model.onnx.data"

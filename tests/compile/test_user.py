@@ -10,6 +10,7 @@ import torch
 from compile.artifact import Artifact, Store
 from compile.errors import Incorrect, InputError
 from compile.export import export_onnx, run_torch
+from compile.models.adapter import run_named
 from compile.models.model import load_model
 from compile.models.resolve import resolve
 from compile.models.source import source_artifact
@@ -182,3 +183,55 @@ def test_a_factory_and_a_suite_have_to_agree_what_the_model_is_for(tmp_path: Pat
     reference = resolve("m.py:factory", base=tmp_path, task="causal-lm")
     with pytest.raises(InputError, match="is for text-classification, the suite for text-generat"):
         source_artifact(reference, store)
+
+
+HELPED = """
+import torch
+from helper_{n} import act
+from parts_{n} import layer
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = layer()
+
+    def forward(self, x):
+        return act(self.layer(x))
+
+def factory():
+    return Net(), {{"x": torch.ones(2, 3)}}
+"""
+
+
+def test_a_key_holds_what_the_file_imports_from_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "helper_1.py").write_text("from torch.nn.functional import relu as act\n")
+    (tmp_path / "parts_1").mkdir()
+    parts = tmp_path / "parts_1" / "__init__.py"
+    parts.write_text("import torch\ndef layer(): return torch.nn.Linear(3, 2)\n")
+    code = HELPED.format(n=1)
+    first = source(tmp_path, code)
+    assert source(tmp_path, code).key == first.key
+    load_model(first.folder)
+    (tmp_path / "helper_1.py").write_text("from torch.nn.functional import gelu as act  #\n")
+    second = source(tmp_path, code)
+    assert second.key != first.key
+    ones = {"x": np.ones((1, 3), np.float32)}
+    inner = load_model(second.folder).module.inner.layer(torch.ones(1, 3))
+    told = run_named(load_model(second.folder).module, ones)["output"]
+    np.testing.assert_allclose(told.detach(), torch.nn.functional.gelu(inner).detach(), atol=1e-6)
+    with pytest.raises(InputError, match=r"helper_1\.py is gone or was changed"):
+        load_model(first.folder)
+
+
+def test_two_folders_with_a_module_of_one_name_have_each_their_own(tmp_path: Path) -> None:
+    outputs = []
+    for folder, act in (("a", "relu"), ("b", "tanh")):
+        (tmp_path / folder / "parts_2").mkdir(parents=True)
+        (tmp_path / folder / "parts_2" / "__init__.py").write_text(
+            "import torch\ndef layer(): return torch.nn.Linear(3, 2)\n"
+        )
+        (tmp_path / folder / "helper_2.py").write_text(f"from torch import {act} as act\n")
+        artifact = source(tmp_path / folder, HELPED.format(n=2))
+        feeds = {"x": np.full((1, 3), 2, np.float32)}
+        outputs.append(run_named(load_model(artifact.folder).module, feeds)["output"])
+    assert not torch.allclose(*outputs)

@@ -128,11 +128,11 @@ def test_memory_knows_weights_minimum_and_waste(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "precision", "tolerance"),
-    [(torch.float32, "f32", 1e-6), (torch.float16, "f16", 5e-3), (torch.bfloat16, "bf16", 4e-2)],
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-6), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)],
 )
 def test_a_half_precision_module_takes_and_gives_what_the_signature_says(
-    dtype: torch.dtype, precision: str, tolerance: float
+    dtype: torch.dtype, tolerance: float
 ) -> None:
     module = Pair()
     feeds = PAIR.feeds({"batch": 3})
@@ -142,7 +142,8 @@ def test_a_half_precision_module_takes_and_gives_what_the_signature_says(
     for name, array in outputs.items():
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, expected[name], atol=tolerance)
-    assert opened.contract().precision == precision
+    # What float32 operations may use: a build's own format is what is compared, not how.
+    assert opened.contract().precision == "f32"
     own = str(dtype).removeprefix("torch.")
     cast = f"cast to or from {own} at the border: a, b, difference, product"
     assert opened.proof().fallback == ("" if dtype == torch.float32 else cast)

@@ -87,6 +87,22 @@ def test_resumed_run_measures_only_what_is_missing(suite_file, tmp_path):
     assert rows.loc["one", "finished_at"] == before
 
 
+def test_a_model_that_changed_under_a_resumed_run_is_refused(suite_file, ramp_model, tmp_path):
+    model = tmp_path / "own.onnx"
+    model.write_bytes(Path(ramp_model).read_bytes())
+    suite, out = suite_file(), tmp_path / "out"
+    suite.write_text(suite.read_text().replace(str(ramp_model), str(model)))
+    run(str(suite), out, only="one")
+    graph = onnx.load(model)
+    graph.doc_string = "another one"
+    graph.graph.node[0].name = "renamed"
+    onnx.save(graph, model)
+    with pytest.raises(InputError, match="ramp / fp32 is not the build that the run began with"):
+        run(str(suite), out, resume=True)
+    assert list(cells(out).index) == ["one"]
+    assert (out / "report.html").exists()
+
+
 def test_run_of_another_suite_is_not_touched(suite_file, tmp_path):
     suite, out = suite_file(), tmp_path / "out"
     run(str(suite), out, only="one")
@@ -114,6 +130,17 @@ def test_fresh_replaces_the_run_and_nothing_else(suite_file, tmp_path):
     with pytest.raises(ReportError, match="not empty"):
         run(str(suite), out, only="one", fresh=True)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_fresh_leaves_the_run_of_another_suite_of_the_same_name(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    run(str(suite), out, only="one")
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / suite.name
+    other.write_text(suite.read_text())
+    with pytest.raises(InputError, match="another suite"):
+        run(str(other), out, only="two", fresh=True)
+    assert list(cells(out).index) == ["one"]
 
 
 def test_reference_that_fails_is_a_row_for_every_cell(suite_file, tmp_path):
