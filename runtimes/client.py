@@ -61,6 +61,10 @@ class Throughput:
     ns: int
     page_faults: int
     """Pages that the kernel supplied meanwhile: memory that was given back and taken again."""
+    grown_bytes: int | None
+    """How much the resident set grew from the first of the calls to the last."""
+    peak_bytes: int | None
+    """Largest resident set meanwhile. Both None where the kernel does not tell."""
 
     @property
     def calls_per_s(self) -> float:
@@ -201,7 +205,7 @@ class Worker:
         body, _ = self._ask(
             "throughput", {"seconds": seconds, "unrecorded": unrecorded}, timeout_s=timeout_s
         )
-        return Throughput(body["calls"], body["ns"], body["page_faults"])
+        return Throughput(**body)
 
     def memory(self, feeds: Feeds, timeout_s: float | None = None) -> MemoryBreakdown:
         """Memory after a call with ``feeds``; its peak covers that call alone."""

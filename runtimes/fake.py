@@ -34,7 +34,6 @@ from runtimes.session import (
 )
 
 BEHAVIOUR = "fake.json"
-LEAK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,9 @@ class Behaviour:
         "none", "crash", "exit", "hang", "leak", "nan", "wrong", "out-of-memory", "error"
     ] = "none"
     fault_at: int = 0
-    """First call that shows the fault; it is lasting. ``leak`` keeps 1 MiB a call."""
+    """First call that shows the fault; it is lasting."""
+    leak_bytes: int = 1 << 20
+    """What each call keeps under the fault ``leak``."""
     spins: bool = False
     """A thread of its own keeps a core busy from the opening on, like a pool that never sleeps."""
     unavailable: str = ""
@@ -142,7 +143,7 @@ class FakeSession:
         elif fault == "hang":
             time.sleep(1e6)
         elif fault == "leak":
-            self._leaked.append(np.ones(LEAK_BYTES, np.uint8))
+            self._leaked.append(np.ones(self._behaviour.leak_bytes, np.uint8))
         elif fault == "out-of-memory":
             raise MemoryError("a fake allocation was refused")
         elif fault == "error":

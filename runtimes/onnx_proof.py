@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +29,21 @@ ATTENTION_OPERATORS = frozenset(
 )
 
 
+class Arena(NamedTuple):
+    """Bytes of a provider's arena after a call."""
+
+    reserved: int
+    in_use: int
+    peak: int
+    """The most that was in use since the session was opened."""
+
+
+class Profile(NamedTuple):
+    nodes: list[Node]
+    arena: Arena | None
+    """None where the profile does not tell it (ONNX Runtime before the middle of 2026)."""
+
+
 class Node(NamedTuple):
     """A node of the optimised graph that a call executed."""
 
@@ -36,24 +51,42 @@ class Node(NamedTuple):
     provider: str
 
 
-def profiled_nodes(
+def profiled(
     open_session: Callable[[onnxruntime.SessionOptions], onnxruntime.InferenceSession],
     options: onnxruntime.SessionOptions,
     feeds: Feeds,
-) -> list[Node]:
-    """The nodes that one call executes, in a session of its own: the timed one has no profiler."""
+    provider: str,
+) -> Profile:
+    """What a call executes and holds, in a session of its own: the timed one has no profiler.
+
+    It is the second call: the first one learns how large a block to reserve for the activations.
+    """
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(options)
-        session.run(None, feeds)
+        for _ in range(2):
+            session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text())
     executed = {
         (event["name"], event["args"]["node_index"]): event["args"]
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     }
-    return [Node(node["op_name"], node["provider"]) for node in executed.values()]
+    nodes = [Node(node["op_name"], node["provider"]) for node in executed.values()]
+    return Profile(nodes, _arena([n for n in executed.values() if n["provider"] == provider]))
+
+
+def _arena(nodes: Sequence[Mapping[str, str]]) -> Arena | None:
+    """The arena at the end of the last call, from what the profile says after each of its nodes."""
+    try:
+        return Arena(
+            reserved=max(int(node["mem_arena_held"]) for node in nodes),
+            in_use=int(nodes[-1]["mem_bytes_in_use"]),
+            peak=max(int(node["mem_in_use_peak"]) for node in nodes),
+        )
+    except (KeyError, IndexError, ValueError):
+        return None
 
 
 def onnx_proof(nodes: Sequence[Node], provider: str, model: Path) -> Proof:

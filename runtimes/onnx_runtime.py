@@ -18,7 +18,7 @@ from compile.signature import Feeds, Signature
 from runtimes import memory
 from runtimes.distributions import installed
 from runtimes.manifest import read_signature
-from runtimes.onnx_proof import onnx_proof, profiled_nodes
+from runtimes.onnx_proof import Arena, onnx_proof, profiled
 from runtimes.options import parse
 from runtimes.session import (
     Availability,
@@ -133,6 +133,7 @@ class OnnxRuntimeSession:
         self._verify_threads(len(_os_threads() - threads_before))
         _check_names(self._session, self._signature)
         self._last: Feeds | None = None
+        self._arenas: dict[frozenset[tuple[str, tuple[int, ...]]], Arena | None] = {}
 
     def run(self, feeds: Feeds) -> Outputs:
         self._last = feeds
@@ -171,19 +172,29 @@ class OnnxRuntimeSession:
         """What a profiled call in a second session reports, node by node."""
         if self._last is None:
             raise RuntimeError("proof is asked after at least one run")
-        nodes = profiled_nodes(self._open, self._session_options(), self._last)
-        return onnx_proof(nodes, self._provider, self._path)
+        profile = profiled(self._open, self._session_options(), self._last, self._provider)
+        self._arenas[_shapes(self._last)] = profile.arena
+        return onnx_proof(profile.nodes, self._provider, self._path)
 
     def memory(self, feeds: Feeds) -> MemoryBreakdown:
-        """Of the process; on a GPU its allocator's part is None, as the interface hides it."""
+        """Of the process, and of the arena where ``proof`` was asked for calls of these shapes:
+        ONNX Runtime tells its arena's statistics in a profile only. On a GPU the arena is the
+        allocator."""
         peak_known = memory.reset_peak()
         outputs = self.run(feeds)
         breakdown = memory.cpu_breakdown(
             memory.onnx_bytes(self._path), peak_known, [*feeds.values(), *outputs.values()]
         )
+        arena = self._arenas.get(_shapes(feeds))
         if self._on_device:
-            return replace(breakdown, reserved_bytes=None, in_use_bytes=None)
-        return breakdown
+            breakdown = replace(
+                breakdown,
+                reserved_bytes=arena.reserved if arena else None,
+                in_use_bytes=arena.in_use if arena else None,
+            )
+        if arena is None:
+            return breakdown
+        return replace(breakdown, arena_reserved_bytes=arena.reserved, arena_peak_bytes=arena.peak)
 
     def close(self) -> None:
         del self._session
@@ -229,6 +240,10 @@ class OnnxRuntimeSession:
             raise Unsupported(
                 f"ONNX Runtime runs {started + 1} threads where {self._threads} were asked"
             )
+
+
+def _shapes(feeds: Feeds) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((name, array.shape) for name, array in feeds.items())
 
 
 def _os_threads() -> frozenset[str]:

@@ -37,12 +37,14 @@ class FairnessContract:
     """What the clock of a session's timed call covers. Unlike contracts are not ranked silently."""
 
     clock: str
-    """``host`` (``perf_counter_ns``) or ``cuda-events``."""
+    """``host`` or ``cuda-events``: the worker times with the clock of that name
+    (``runtimes/clocks.py``)."""
     copies: str
     """``none`` (inputs and outputs are host arrays already), ``excluded`` (bound on the device
     before the clock starts) or ``included``."""
     synchronised: bool
-    """The call returns only when its result is finished."""
+    """A sample ends only when the call's result is finished: the call waits for it, or the clock
+    does."""
     io_binding: bool
     threads: int
     """Threads verified, not asked for."""
@@ -85,13 +87,22 @@ class MemoryBreakdown:
 
     weights_bytes: int | None = None
     resident_bytes: int | None = None
-    """Resident set of the worker now."""
+    """Resident set of the worker and its children now."""
+    children_bytes: int | None = None
+    """What of it the children hold."""
     baseline_bytes: int | None = None
-    """Resident set of the worker just before the artifact was opened (libraries imported)."""
+    """The same just before the artifact was opened (libraries imported)."""
     peak_bytes: int | None = None
-    """Largest resident set since the last reset."""
+    """Largest resident set since the last reset; on CUDA, largest ``in_use_bytes``."""
     reserved_bytes: int | None = None
     in_use_bytes: int | None = None
+    arena_reserved_bytes: int | None = None
+    """What the runtime's own allocator holds, where it has one on top of the above: ONNX
+    Runtime's arena in a second session with the same options."""
+    arena_peak_bytes: int | None = None
+    """The most of it that one call had in use."""
+    device_active_bytes: int | None = None
+    """torch on CUDA: ``in_use_bytes`` and blocks that wait for a stream to be done with them."""
     minimum_bytes: int | None = None
     """The theoretical minimum: weights, inputs and outputs of one call."""
 

@@ -37,6 +37,8 @@ class TorchCompileOptions:
     """A graph break is an error."""
     tf32: bool = False
     """Let CUDA multiply float32 in TF32. Off, so that a float32 row is float32 everywhere."""
+    clock: Literal["host", "cuda-events"] = "host"
+    """What times a call (``runtimes/clocks.py``). Events time the device alone, on CUDA only."""
 
 
 class TorchCompile:
@@ -75,7 +77,7 @@ class TorchCompileSession(TorchSession):
         options: SessionOptions,
         chosen: TorchCompileOptions,
     ) -> None:
-        super().__init__(module, signature, options, tf32=chosen.tf32)
+        super().__init__(module, signature, options, tf32=chosen.tf32, clock=chosen.clock)
         import torch
         import torch._dynamo
         import torch._inductor.config

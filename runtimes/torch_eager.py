@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from compile.errors import InputError, Unsupported
 from compile.signature import Feeds, Signature
 from runtimes import memory
+from runtimes.clocks import CUDA_EVENTS, HOST
 from runtimes.distributions import installed
 from runtimes.options import parse
 from runtimes.session import (
@@ -42,6 +43,8 @@ ATTENTION_BACKENDS = {
 class TorchOptions:
     tf32: bool = False
     """Let CUDA multiply float32 in TF32. Off, so that a float32 row is float32 everywhere."""
+    clock: Literal["host", "cuda-events"] = "host"
+    """What times a call (``runtimes/clocks.py``). Events time the device alone, on CUDA only."""
 
 
 class TorchEager:
@@ -56,7 +59,7 @@ class TorchEager:
     def open(self, folder: str, options: SessionOptions) -> TorchSession:
         chosen = parse(TorchOptions, options.extra, self.name)
         module, signature = load_module(folder)
-        return TorchSession(module, signature, options, tf32=chosen.tf32)
+        return TorchSession(module, signature, options, tf32=chosen.tf32, clock=chosen.clock)
 
 
 def torch_availability() -> Availability:
@@ -93,12 +96,16 @@ class TorchSession:
         options: SessionOptions,
         *,
         tf32: bool = False,
+        clock: str = HOST,
     ) -> None:
         import torch
 
         self._torch = torch
         self.signature = signature
         self._device = _device(options.device)
+        if clock == CUDA_EVENTS and self._device.type != "cuda":
+            raise InputError(f"clock = {clock!r} times CUDA devices only, not {options.device}")
+        self._clock = clock
         self._backend = _attention_backend(options.attention)
         torch.set_num_threads(options.threads)
         if torch.get_num_threads() != options.threads:
@@ -134,7 +141,8 @@ class TorchSession:
                 with inference_mode():
                     return call(*inputs)
 
-        elif self._device.type == "cpu":
+        elif self._device.type == "cpu" or self._clock == CUDA_EVENTS:
+            # Events wait for the device themselves, after the sample's end.
 
             def timed() -> object:
                 with inference_mode(), attention():
@@ -155,7 +163,7 @@ class TorchSession:
     def contract(self) -> FairnessContract:
         cuda = self._device.type == "cuda"
         return FairnessContract(
-            clock="host",
+            clock=self._clock,
             copies="excluded" if cuda else "none",
             synchronised=True,
             io_binding=cuda,
@@ -188,6 +196,7 @@ class TorchSession:
         return replace(
             breakdown,
             resident_bytes=memory.resident(),
+            device_active_bytes=cuda.memory_stats(self._device).get("active_bytes.all.current"),
             peak_bytes=cuda.max_memory_allocated(self._device),
             reserved_bytes=cuda.memory_reserved(self._device),
             in_use_bytes=cuda.memory_allocated(self._device),

@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from compile.signature import Feeds, Signature
+    from runtimes.clocks import Clock
     from runtimes.session import Runtime, Session
     from runtimes.wire import Channel
 
@@ -55,7 +54,8 @@ class Worker:
         self._session: Session | None = None
         self._signature: Signature | None = None
         self._baseline: int | None = None
-        self._call: Callable[[], object] | None = None
+        self._device = "cpu"
+        self._call: tuple[Callable[[], object], Clock] | None = None
 
     def on_availability(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         found = self._runtime.availability()
@@ -76,8 +76,10 @@ class Worker:
         self._signature = read_signature(body["folder"])
         self._baseline = memory.resident()
         peak_known = memory.reset_peak()
+        options = SessionOptions(**body["options"])
+        self._device = options.device
         start = time.perf_counter_ns()
-        self._session = self._runtime.open(body["folder"], SessionOptions(**body["options"]))
+        self._session = self._runtime.open(body["folder"], options)
         return {
             "open_ns": time.perf_counter_ns() - start,
             "open_peak_bytes": memory.peak() if peak_known else None,
@@ -96,10 +98,15 @@ class Worker:
         return {}, {name: array for name, array in vars(reduced).items() if array is not None}
 
     def on_prepare(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        from runtimes.clocks import clock_of
+
+        session = self._checked(feeds)
         start = time.perf_counter_ns()
-        call = self._checked(feeds).prepare(feeds)
+        call = session.prepare(feeds)
         took = time.perf_counter_ns() - start
-        self._call = slowed(call, body["slow_down"]) if body["slow_down"] else call
+        if body["slow_down"]:
+            call = slowed(call, body["slow_down"])
+        self._call = (call, clock_of(session.contract().clock, self._device))
         # What lives now lives on: collected once, and out of the collector's sight.
         gc.collect()
         gc.freeze()
@@ -107,33 +114,50 @@ class Worker:
 
     def on_sample(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         """``unrecorded`` calls to wake caches and threads after others ran, then ``n`` samples."""
-        call = self._prepared()
+        from runtimes.clocks import clock_calls
+
+        call, clock = self._prepared()
         gc.disable()
         try:
-            rewarm = clock_calls(call, body["unrecorded"])
-            samples = clock_calls(call, body["n"])
+            rewarm = clock_calls(clock, call, body["unrecorded"])
+            samples = clock_calls(clock, call, body["n"])
         finally:
             gc.enable()
         return {}, {"samples_ns": samples, "unrecorded_ns": rewarm}
 
     def on_throughput(self, body: dict[str, Any], feeds: Feeds) -> Reply:
-        """Calls back to back until ``seconds`` have passed; the last one is finished and counts."""
-        call = self._prepared()
+        """Calls back to back until ``seconds`` have passed by the host's clock; those that were
+        begun are finished and count."""
+        from runtimes import memory
+
+        call, clock = self._prepared()
         gc.disable()
         try:
             for _ in range(body["unrecorded"]):
                 call()
+            clock.wait()
             calls = 0
-            faults = page_faults()
+            peak_known = memory.reset_peak()
+            before, faults = memory.resident(), page_faults()
             start = now = time.perf_counter_ns()
             end = start + int(body["seconds"] * 1e9)
             while now < end:
                 call()
                 calls += 1
                 now = time.perf_counter_ns()
+            clock.wait()
+            took = time.perf_counter_ns() - start
         finally:
             gc.enable()
-        return {"calls": calls, "ns": now - start, "page_faults": page_faults() - faults}, {}
+        faults = page_faults() - faults
+        after = memory.resident()
+        return {
+            "calls": calls,
+            "ns": took,
+            "page_faults": faults,
+            "grown_bytes": None if before is None or after is None else after - before,
+            "peak_bytes": memory.peak() if peak_known else None,
+        }, {}
 
     def on_memory(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         breakdown = self._checked(feeds).memory(feeds)
@@ -157,7 +181,7 @@ class Worker:
             raise RuntimeError("no session is open")
         return self._session
 
-    def _prepared(self) -> Callable[[], object]:
+    def _prepared(self) -> tuple[Callable[[], object], Clock]:
         if self._call is None:
             raise RuntimeError("no call is prepared")
         return self._call
@@ -172,19 +196,6 @@ class Worker:
 
 
 Reply = tuple[dict[str, Any], "Feeds"]
-
-
-def clock_calls(call: Callable[[], object], n: int) -> np.ndarray:
-    """Nanoseconds of each of ``n`` calls by ``perf_counter_ns``, int64 ``(n,)``."""
-    import numpy as np
-
-    clock = time.perf_counter_ns
-    samples = np.empty(n, np.int64)
-    for i in range(n):
-        start = clock()
-        call()
-        samples[i] = clock() - start
-    return samples
 
 
 def slowed(call: Callable[[], object], share: float) -> Callable[[], object]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
 from compile.signature import Feeds
+from runtimes.nvml import NvmlDevice, NvmlUnavailable
 from suites import rows
 from suites.blocks import SessionKey
 from suites.cell import Cell
@@ -138,10 +140,24 @@ def _after_the_clock(
     return {
         **rows.throughput(through.calls_per_s, workload),
         **rows.energy(power, idle, through.calls_per_s, workload),
+        **rows.back_to_back(through),
         **rows.memory(session.worker.memory(feeds)),
-        "page_faults_per_call": through.page_faults / through.calls,
+        "memory_open_peak_bytes": session.open_peak_bytes,
+        "memory_device_process_bytes": _device_bytes(session),
         "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,
     }
+
+
+def _device_bytes(session: LiveSession) -> int | None:
+    """What the worker's processes hold of the GPU by NVML, CUDA contexts included."""
+    if session.key.device == "cpu":
+        return None
+    try:
+        worker = psutil.Process(session.worker.pid)
+        pids = {worker.pid, *(child.pid for child in worker.children(recursive=True))}
+        return NvmlDevice(session.key.device).process_bytes(pids)
+    except (NvmlUnavailable, psutil.Error):
+        return None
 
 
 def _shown(

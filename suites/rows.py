@@ -12,6 +12,7 @@ import numpy as np
 from compile.artifact import Artifact
 from compile.errors import Corrupted, Incorrect, InputError, Unsupported
 from quantize.recipe import Tolerance
+from runtimes.client import Throughput
 from runtimes.failures import WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.session import FairnessContract, MemoryBreakdown, Proof
 from suites.builder import BuildFailed
@@ -192,6 +193,16 @@ def energy(power: Power, idle: Power, calls_per_s: float, workload: Workload) ->
         "energy_idle_w": idle.watts,
         "energy_source": power.source or None,
         "energy_absent": power.absent or None,
+    }
+
+
+def back_to_back(through: Throughput) -> dict[str, Any]:
+    """What many calls in a row did to the worker's memory."""
+    grown = through.grown_bytes
+    return {
+        "page_faults_per_call": through.page_faults / through.calls,
+        "memory_growth_bytes_per_call": None if grown is None else grown / through.calls,
+        "memory_throughput_peak_bytes": through.peak_bytes,
     }
 
 

@@ -96,14 +96,14 @@ def run(
             _measure(suite, cells, models, recorder, out, console, versions)
         except InputError:
             if recorder.finished():
-                recorder.finish({"assay_peak_bytes": memory.peak()})
+                recorder.finish({"assay_peak_bytes": memory.own_peak()})
                 _publish_apart(out)
                 console.print(f"what was finished before: {out / 'report.html'}", soft_wrap=True)
             elif not resume:
                 _remove(out)  # nothing was lost, and the folder is free for the mended suite
             raise
         statuses = [row["status"] for row in recorder.rows()]
-        recorder.finish({"assay_peak_bytes": memory.peak()})
+        recorder.finish({"assay_peak_bytes": memory.own_peak()})
     _publish_apart(out)
     console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     return statuses

@@ -43,6 +43,8 @@ class LiveSession:
     """Until the worker was up and its libraries imported, waiting for the others' aside."""
     open_s: float = 0.0
     """Opening the artifact, by the worker's clock, the last time."""
+    open_peak_bytes: int | None = None
+    """Largest resident set meanwhile."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What all cells of the session share in their rows."""
     _call_s: float = 0.0
@@ -82,7 +84,8 @@ class LiveSession:
             if not self._loaded:
                 self.load()
             if not self._opened:
-                self.open_s = self._worker.open(self.artifact.folder, self.options).seconds
+                opened = self._worker.open(self.artifact.folder, self.options)
+                self.open_s, self.open_peak_bytes = opened.seconds, opened.peak_bytes
                 self._opened = True
         except BaseException:
             self.abandon()

@@ -16,14 +16,19 @@ CONTRACT = (
 )
 """Columns that must agree before two latencies are ranked against each other."""
 FAIRNESS: tuple[Column, ...] = (
-    Column("contract_clock", "string", "", "Clock: host (perf_counter_ns) or cuda-events."),
+    Column(
+        "contract_clock",
+        "string",
+        "",
+        "Clock: host (perf_counter_ns) or cuda-events.",
+    ),
     Column(
         "contract_copies",
         "string",
         "",
         "Copies to and from the device: none (host arrays already), excluded or included.",
     ),
-    Column("contract_synchronised", "bool", "", "The timed call returns with its result finished."),
+    Column("contract_synchronised", "bool", "", "A sample ends with its result finished."),
     Column("contract_io_binding", "bool", "", "Inputs and outputs are bound before the clock."),
     Column("contract_threads", "int", "threads", "Intra-op threads, as verified."),
     Column("contract_precision", "string", "", "What arithmetic a float32 operation may use."),

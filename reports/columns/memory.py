@@ -17,7 +17,18 @@ SIZE: tuple[Column, ...] = (
 )
 MEMORY: tuple[Column, ...] = (
     Column("memory_weights_bytes", "int", "bytes", "Weights as the session holds them."),
-    Column("memory_resident_bytes", "int", "bytes", "Resident set of the worker after a call."),
+    Column(
+        "memory_resident_bytes",
+        "int",
+        "bytes",
+        "Resident set of the worker and its children after a call.",
+    ),
+    Column(
+        "memory_children_bytes",
+        "int",
+        "bytes",
+        "What of it the worker's children hold; pages that they share count for each.",
+    ),
     Column(
         "memory_baseline_bytes",
         "int",
@@ -31,10 +42,56 @@ MEMORY: tuple[Column, ...] = (
         "Largest resident set of the worker during one call (on CUDA: largest use of the "
         "allocator).",
     ),
+    Column(
+        "memory_open_peak_bytes",
+        "int",
+        "bytes",
+        "Largest resident set of the worker while it opened the artifact.",
+    ),
+    Column(
+        "memory_throughput_peak_bytes",
+        "int",
+        "bytes",
+        "Largest resident set of the worker while calls were made back to back.",
+    ),
+    Column(
+        "memory_growth_bytes_per_call",
+        "float",
+        "bytes/call",
+        "Growth of the worker's resident set from the first of the calls made back to back to the "
+        "last, over their number: a leak. Negative where memory was given back. Less than a page "
+        "(4 KiB) over all of the calls is not seen.",
+    ),
     Column("memory_reserved_bytes", "int", "bytes", "What the allocators hold after a call."),
     Column("memory_in_use_bytes", "int", "bytes", "What of it is handed out after a call."),
     Column("memory_waste_bytes", "int", "bytes", "memory_reserved_bytes - memory_in_use_bytes."),
     Column("memory_waste_ratio", "float", "", "memory_waste_bytes / memory_reserved_bytes."),
+    Column(
+        "memory_arena_reserved_bytes",
+        "int",
+        "bytes",
+        "What ONNX Runtime's own arena holds, in a second session with the same options after two "
+        "calls. On a CPU memory_in_use_bytes counts all of it as in use.",
+    ),
+    Column(
+        "memory_arena_peak_bytes",
+        "int",
+        "bytes",
+        "The most of it that was in use, from the opening of that session on.",
+    ),
+    Column(
+        "memory_device_active_bytes",
+        "int",
+        "bytes",
+        "torch on CUDA: memory_in_use_bytes and blocks that still wait for a stream.",
+    ),
+    Column(
+        "memory_device_process_bytes",
+        "int",
+        "bytes",
+        "What the worker holds of the GPU in the driver's eyes (NVML): contexts and libraries "
+        "included. Null in most containers, where NVML does not know the process.",
+    ),
     Column(
         "memory_minimum_bytes",
         "int",

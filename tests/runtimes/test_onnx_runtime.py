@@ -175,6 +175,23 @@ def test_memory_minimum_is_weights_plus_inputs_plus_outputs(
     assert memory.waste_bytes >= 0
 
 
+def test_memory_tells_the_arena_once_a_call_of_these_shapes_was_profiled(
+    start: Callable[..., Worker], linear_folder: Path, linear_signature: Signature
+) -> None:
+    worker = start("onnxruntime-cpu")
+    worker.open(linear_folder)
+    small, large = (linear_signature.feeds({"batch": batch}) for batch in (1, 4096))
+    worker.run(large)
+    assert worker.memory(large).arena_reserved_bytes is None
+    worker.proof()
+    found = worker.memory(large)
+    # x is the caller's; h or r, and y, are the arena's: 32 floats each in 4,096 rows.
+    assert found.arena_peak_bytes >= 2 * 4096 * 32 * 4
+    assert found.arena_reserved_bytes >= found.arena_peak_bytes
+    assert found.arena_reserved_bytes < found.resident_bytes
+    assert worker.memory(small).arena_reserved_bytes is None
+
+
 def test_open_raises_input_error_when_the_graph_has_other_inputs_than_its_manifest(
     start: Callable[..., Worker], linear_folder: Path
 ) -> None:
