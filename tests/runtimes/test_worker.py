@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +49,6 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process (utime, stime: fields 14 and 15 of its stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_run_gives_the_outputs_by_name(
@@ -315,38 +308,6 @@ def test_close_ends_the_worker_and_may_be_repeated(opened: Callable[..., Worker]
     assert not is_alive(worker.pid)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino"])
-def test_an_idle_worker_uses_no_cpu_after_a_block(
-    start: Start, runtime: str, onnx_artifact: Callable[..., Path], linear_signature: Signature
-) -> None:
-    from onnx import helper
-
-    names = ["x", *(f"h{i}" for i in range(20)), "y"]
-    nodes = [helper.make_node("MatMul", [taken, "w"], [given]) for taken, given in pairwise(names)]
-    weight = np.eye(32, dtype=np.float32)
-    worker = start(runtime, threads=2)
-    worker.open(onnx_artifact(nodes, {"w": weight}))
-    worker.prepare(linear_signature.feeds({"batch": 512}))
-    worker.sample(20)
-    before = cpu_seconds(worker.pid)
-    time.sleep(0.5)
-    assert cpu_seconds(worker.pid) - before < 0.02 * 0.5
-
-
-def test_a_worker_whose_threads_never_sleep_stands_still_between_requests(
-    opened: Callable[..., Worker], feeds: Feeds
-) -> None:
-    worker = opened(Behaviour(latency_ms=500, spins=True))
-    before = cpu_seconds(worker.pid)
-    worker.run(feeds)
-    during = cpu_seconds(worker.pid)
-    time.sleep(0.5)
-    assert cpu_seconds(worker.pid) == during
-    assert Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    assert during - before >= 0.02  # the thread does spin while it may
-    worker.close()
-
-
 def test_a_worker_that_sends_what_cannot_be_read_is_killed_and_named(
     opened: Callable[..., Worker], feeds: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,12 +325,3 @@ def test_a_worker_that_sends_what_cannot_be_read_is_killed_and_named(
 
 def test_contract_names_the_allocator(opened: Callable[..., Worker]) -> None:
     assert opened(Behaviour()).contract().allocator == "glibc, mmap 32 MiB, trim 64 MiB"
-
-
-def test_the_parent_uses_no_cpu_while_a_worker_works(
-    opened: Callable[..., Worker], feeds: Feeds
-) -> None:
-    worker = opened(Behaviour(latency_ms=500))
-    before = time.process_time()
-    worker.run(feeds)
-    assert time.process_time() - before < 0.01
