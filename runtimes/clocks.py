@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from compile.errors import Unsupported
+
 HOST = "host"
 CUDA_EVENTS = "cuda-events"
 
@@ -110,3 +112,25 @@ def clock_calls(clock: Clock, call: Callable[[], object], n: int) -> np.ndarray:
         call()
         samples[i] = stop(started)
     return samples
+
+
+def slowed(call: Callable[[], object], clock: Clock, share: float) -> Callable[[], object]:
+    """The call, and ``share`` of the time that it took once more on the core that made it.
+
+    Raises Unsupported for a clock that does not see what the host does after the call.
+    """
+    if not isinstance(clock, HostClock):
+        raise Unsupported(
+            "a slow-down is made on the host, which this session's clock does not see"
+        )
+    now = time.perf_counter_ns
+
+    def both() -> None:
+        start = now()
+        call()
+        returned = now()
+        end = returned + int((returned - start) * share)
+        while now() < end:
+            pass
+
+    return both

@@ -98,15 +98,16 @@ class Worker:
         return {}, {name: array for name, array in vars(reduced).items() if array is not None}
 
     def on_prepare(self, body: dict[str, Any], feeds: Feeds) -> Reply:
-        from runtimes.clocks import clock_of
+        from runtimes.clocks import clock_of, slowed
 
         session = self._checked(feeds)
         start = time.perf_counter_ns()
         call = session.prepare(feeds)
         took = time.perf_counter_ns() - start
+        clock = clock_of(session.contract().clock, self._device)
         if body["slow_down"]:
-            call = slowed(call, body["slow_down"])
-        self._call = (call, clock_of(session.contract().clock, self._device))
+            call = slowed(call, clock, body["slow_down"])
+        self._call = (call, clock)
         # What lives now lives on: collected once, and out of the collector's sight.
         gc.collect()
         gc.freeze()
@@ -196,21 +197,6 @@ class Worker:
 
 
 Reply = tuple[dict[str, Any], "Feeds"]
-
-
-def slowed(call: Callable[[], object], share: float) -> Callable[[], object]:
-    """The call, and ``share`` of the time that it took once more on the core that made it."""
-    clock = time.perf_counter_ns
-
-    def both() -> None:
-        start = clock()
-        call()
-        now = clock()
-        end = now + int((now - start) * share)
-        while now < end:
-            now = clock()
-
-    return both
 
 
 def page_faults() -> int:

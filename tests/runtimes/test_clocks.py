@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from compile.errors import InputError
+from compile.errors import InputError, Unsupported
 from compile.signature import Signature
-from runtimes.clocks import CudaEvents, HostClock, clock_calls, clock_of
+from runtimes.clocks import CudaEvents, HostClock, clock_calls, clock_of, slowed
 from runtimes.fake import Behaviour, write_fake
 from runtimes.session import SessionOptions
 from runtimes.torch_eager import TorchSession
@@ -190,3 +190,12 @@ def test_a_cuda_call_waits_for_the_device_unless_the_clock_does(
 def test_cuda_events_on_a_cpu_are_refused(linear_signature: Signature) -> None:
     with pytest.raises(InputError, match="clock = 'cuda-events' times CUDA devices only, not cpu"):
         TorchSession(torch.nn.Linear(2, 2), linear_signature, SessionOptions(), clock="cuda-events")
+
+
+def test_a_slow_down_is_refused_by_a_clock_that_would_not_see_it() -> None:
+    events = CudaEvents("cuda:0", FakeCuda())
+    with pytest.raises(Unsupported, match="does not see"):
+        slowed(lambda: None, events, 0.1)
+    begun = time.perf_counter_ns()
+    slowed(lambda: time.sleep(0.01), HostClock(), 1.0)()
+    assert time.perf_counter_ns() - begun >= 20e6
