@@ -56,8 +56,6 @@ class Recipe(BaseModel):
     description: str = ""
     passes: tuple[Pass, ...] = ()
     tolerance: Tolerance = Tolerance()
-    max_drop: float | None = Field(default=None, ge=0, le=100)
-    """Largest loss of accuracy against fp32 that its author accepts, in points."""
 
     @property
     def needs_data(self) -> bool:
