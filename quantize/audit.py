@@ -7,11 +7,12 @@ found, and returns what it measured as facts for the lineage.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from compile.artifact import MANIFEST, Artifact
 from compile.graph import MODEL
 from compile.ort_reason import ort_reason
 from compile.signature import Feeds
+from quantize.exclude import unmatched
 from quantize.linear import Selection
 
 CHUNK = 1 << 20
@@ -37,7 +39,23 @@ INTEGER_KERNELS = frozenset(
         "QLinearMatMul",
     }
 )
-FLOAT_KERNELS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
+FLOAT_KERNELS = frozenset(
+    {
+        "Conv",
+        "ConvTranspose",
+        "DeformConv",
+        "Einsum",
+        "FusedConv",
+        "FusedGemm",
+        "FusedMatMul",
+        "GRU",
+        "Gemm",
+        "LSTM",
+        "MatMul",
+        "NhwcFusedConv",
+        "RNN",
+    }
+)
 
 
 class PassFailed(RuntimeError):
@@ -54,9 +72,9 @@ def check_matched(name: str, selection: Selection) -> dict[str, Any]:
         raise PassFailed(
             name,
             "nodes matched",
-            "every linear layer",
+            "every product with a constant",
             f"{len(selection.missed)} it cannot take, first {node!r}: {reason}; "
-            "bring the graph to its canonical form, or exclude the node by its name",
+            "to leave it in float on purpose, exclude it by its name",
         )
     if not selection.layers:
         raise PassFailed(
@@ -67,6 +85,19 @@ def check_matched(name: str, selection: Selection) -> dict[str, Any]:
         "layers_eligible": len(selection.layers) + len(selection.excluded),
         "layers_excluded": dict(selection.excluded),
     }
+
+
+def check_exclude(name: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Each pattern of ``exclude`` matches something: a slip of the pen would quantize a layer
+    that was to be spared. ``names`` are all that could be excluded."""
+    for pattern in unmatched(patterns, names):
+        near = difflib.get_close_matches(pattern, names, n=1, cutoff=0) or ["none"]
+        raise PassFailed(
+            name,
+            f"exclude {pattern!r}",
+            "a layer or weight that it matches",
+            f"none among {len(names)} names, like {near[0]!r}",
+        )
 
 
 def check_smaller(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from onnxruntime.transformers import float16
 from compile.artifact import Artifact, Made
 from compile.graph import array, load_onnx, save_onnx, subgraphs, tensor_bytes
 from compile.parity import parity_feeds
-from quantize.audit import PassFailed, audit_onnx, check_smaller, folder_bytes
+from quantize.audit import PassFailed, audit_onnx, check_exclude, check_smaller, folder_bytes
+from quantize.exclude import matching
 from quantize.passes import Fp16
 from quantize.watch import float_values
 
@@ -37,14 +37,13 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     """Carry out the pass on an ONNX artifact and audit the result.
 
     Facts: ``converted`` and ``kept`` tensors, ``clamped`` scalars, ``underflowed`` weights,
-    ``kept_nodes``, bytes and signal-to-noise ratio.
+    ``kept_nodes``, bytes, ``weights_share`` and signal-to-noise ratio.
     """
     model = load_onnx(source.folder)
-    blocked = [
-        node.name
-        for node in model.graph.node
-        if any(fnmatchcase(node.name, pattern) for pattern in asked.exclude)
-    ]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    called = [[n.name, *(i for i in n.input if i in weights)] for n in model.graph.node]
+    check_exclude(asked.name, asked.exclude, [name for names in called for name in names])
+    blocked = [names[0] for names in called if matching(asked.exclude, names)]
     facts = check_range(asked.name, model, set(blocked))
     before = _float_tensors(model)
     wanted = set(_read_in_half(model.graph, set(blocked)))
@@ -52,12 +51,14 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     if not size:
         raise PassFailed(asked.name, "nodes matched", "at least one float32 tensor", "none")
     # Counted now, since the converter works in place.
-    others = _float_bytes(model) - size
+    everything = _float_bytes(model)
+    facts["weights_share"] = round(size / everything, 4)
     converted = convert(model, blocked, float_values(source.folder))
     after = _float_tensors(converted)
     save_onnx(converted, folder)
     files = (source.bytes, folder_bytes(folder))
-    facts |= check_smaller(asked.name, (size, _float_bytes(converted) - others), files, 0.5)
+    halved = size - everything + _float_bytes(converted)
+    facts |= check_smaller(asked.name, (size, halved), files, 0.5)
     facts |= {"converted": len(before) - len(after), "kept": len(after), "kept_nodes": blocked}
     examples = (feeds for _, feeds in parity_feeds(source.signature))
     facts |= audit_onnx(asked.name, source, folder, examples, asked.min_snr_db, kernels=0)

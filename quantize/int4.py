@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from compile.artifact import Artifact, Made
 from compile.graph import load_onnx, save_onnx
 from compile.parity import parity_feeds
-from quantize.audit import audit_onnx, check_matched, check_smaller, folder_bytes
+from quantize.audit import audit_onnx, check_exclude, check_matched, check_smaller, folder_bytes
 from quantize.linear import (
     Footprint,
     Layer,
@@ -37,21 +37,23 @@ def make_int4(source: Artifact, asked: Int4, folder: Path) -> Made:
     """
     model = load_onnx(source.folder)
     selection = linear_layers(model, asked.exclude)
+    tables = embedding_layers(model, asked.exclude) if asked.embeddings else Selection()
+    check_exclude(asked.name, asked.exclude, [*selection.names, *tables.names])
     facts = check_matched(asked.name, selection)
-    tables = embedding_layers(model, asked.exclude) if asked.embeddings else []
-    fitting = [layer for layer in tables if layer.shape[1] % asked.block == 0]
+    fitting = [layer for layer in tables.layers if layer.shape[1] % asked.block == 0]
     facts |= {
         "block": asked.block,
         "embeddings": len(fitting),
         "embeddings_skipped": {
             layer.node.name: f"rows of {layer.shape[1]} are not whole blocks of {asked.block}"
-            for layer in tables
+            for layer in tables.layers
             if layer not in fitting
         },
     }
     size = Footprint(model, [*selection.layers, *fitting])
     quantize_int4(model, selection, fitting, asked)
     save_onnx(model, folder)
+    facts["weights_share"] = size.share
     files = (source.bytes, folder_bytes(folder))
     facts |= check_smaller(asked.name, size.now(model), files, _share(asked, selection))
     examples = (feeds for _, feeds in parity_feeds(source.signature))

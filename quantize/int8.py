@@ -29,7 +29,7 @@ from compile.errors import InputError
 from compile.graph import array, consumers, initializers, load_onnx, save_onnx, shapes
 from compile.parity import parity_feeds
 from compile.signature import Feeds
-from quantize.audit import audit_onnx, check_matched, check_smaller, folder_bytes
+from quantize.audit import audit_onnx, check_exclude, check_matched, check_smaller, folder_bytes
 from quantize.calibrate import Range, activation_ranges
 from quantize.linear import (
     Footprint,
@@ -58,8 +58,9 @@ def make_int8(
     """
     model = load_onnx(source.folder)
     selection = linear_layers(model, asked.exclude)
+    tables = embedding_layers(model, asked.exclude) if asked.embeddings else Selection()
+    check_exclude(asked.name, asked.exclude, [*selection.names, *tables.names])
     facts = check_matched(asked.name, selection)
-    tables = embedding_layers(model, asked.exclude) if asked.embeddings else []
     audited: Iterable[Feeds] = (feeds for _, feeds in parity_feeds(source.signature))
     ranges = None
     if asked.mode == "static":
@@ -71,10 +72,11 @@ def make_int8(
         # Synthetic inputs may lie outside of the calibrated ranges by right.
         audited = data.calibration(min(asked.examples, AUDITED))
     bits = weight_bits()
-    size = Footprint(model, [*selection.layers, *tables])
-    quantize_int8(model, selection, tables, ranges, bits)
+    size = Footprint(model, [*selection.layers, *tables.layers])
+    quantize_int8(model, selection, tables.layers, ranges, bits)
     save_onnx(model, folder)
-    facts |= {"mode": asked.mode, "weight_bits": bits, "embeddings": len(tables)}
+    facts["weights_share"] = size.share
+    facts |= {"mode": asked.mode, "weight_bits": bits, "embeddings": len(tables.layers)}
     files = (source.bytes, folder_bytes(folder))
     facts |= check_smaller(asked.name, size.now(model), files, _share(selection))
     facts |= audit_onnx(

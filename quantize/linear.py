@@ -1,8 +1,8 @@
 """The linear layers of an ONNX graph: which of them a pass takes, and why it leaves the others.
 
-A layer is a ``MatMul`` by a constant matrix (K, N). The canonical form that Assay exports has no
-other kind; ``quantize/products.py`` finds those that another's file has. Products of two
-activations (attention's) are no layers.
+A layer that can be taken is a ``MatMul`` by a constant matrix (K, N); ``quantize/products.py``
+finds the products with a constant that have another form. Products of two activations
+(attention's) are no layers.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from compile.graph import array, initializers, shapes, subgraphs, tensor_bytes
+from compile.graph import array, initializers, shapes, subgraphs, tensor_bytes, tensors
+from quantize.exclude import matching
 from quantize.products import constant_products
 
 FLOATS = (TensorProto.FLOAT,)
 """Types that a weight may have before it is quantized."""
+ANY_FLOAT = (*FLOATS, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Selection:
     missed: dict[str, str] = field(default_factory=dict)
     """Linear layers in a form that the pass cannot take: node -> the reason. The audit refuses
     these: a layer left in float by accident is the field's best known silent failure."""
+    names: list[str] = field(default_factory=list)
+    """All that ``exclude`` may name: of every layer the node's name and its weights'."""
 
     @property
     def weights(self) -> dict[str, TensorProto]:
@@ -56,46 +59,51 @@ class Selection:
 
 
 def linear_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
-    """Every linear layer, sorted by what can be done with it.
+    """Every product with a constant, sorted by what can be done with it.
 
-    Missed, unless excluded, are layers in any other form than a MatMul of the main graph by an
-    initializer of two axes: with the constant on the left, computed from constants by nodes that
-    the canonical form does not fold, or inside of a branch, a loop body or a function.
+    Missed, unless excluded, are those in any other form than a MatMul of the main graph by an
+    initializer of two axes: another operator (a convolution, a recurrence, an Einsum), with the
+    constant on the left, computed from constants by nodes that the canonical form does not fold,
+    or inside of a branch, a loop body or a function.
     """
     constants, known = initializers(model), shapes(model)
     selection = Selection()
     for product in constant_products(model):
-        node, weight = product.node, product.constant
-        name = node.name or node.output[0]
+        name = product.name
         if product.is_outer(known):
             continue
-        if pattern := _matching(exclude, name, weight):
+        selection.names += product.names
+        if pattern := matching(exclude, product.names):
             selection.excluded[name] = f"excluded by {pattern!r}"
         elif reason := product.why_not:
             selection.missed[name] = reason
-        elif (tensor := constants[weight]).data_type not in FLOATS:
+        elif (tensor := constants[product.constants[0]]).data_type not in FLOATS:
             kind = TensorProto.DataType.Name(tensor.data_type)
             selection.missed[name] = f"its weight is {kind} already"
         elif len(tensor.dims) != 2:
             selection.missed[name] = f"its weight has {len(tensor.dims)} axes, not 2"
         else:
-            selection.layers.append(Layer(node, tensor))
+            selection.layers.append(Layer(product.node, tensor))
     return selection
 
 
-def embedding_layers(model: ModelProto, exclude: Sequence[str] = ()) -> list[Layer]:
+def embedding_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
     """Every ``Gather`` of rows of a constant float table (rows, width)."""
     constants = initializers(model)
-    return [
-        Layer(node, constants[node.input[0]])
-        for node in model.graph.node
-        if node.op_type == "Gather"
-        and node.input[0] in constants
-        and constants[node.input[0]].data_type in FLOATS
-        and len(constants[node.input[0]].dims) == 2
-        and all(a.i == 0 for a in node.attribute if a.name == "axis")
-        and not _matching(exclude, node.name, node.input[0])
-    ]
+    selection = Selection()
+    for node in model.graph.node:
+        table = constants.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is None or table.data_type not in FLOATS or len(table.dims) != 2:
+            continue
+        if any(a.i for a in node.attribute if a.name == "axis"):
+            continue
+        names = (node.name, table.name)
+        selection.names += names
+        if pattern := matching(exclude, names):
+            selection.excluded[node.name] = f"excluded by {pattern!r}"
+        else:
+            selection.layers.append(Layer(node, table))
+    return selection
 
 
 class Footprint:
@@ -105,6 +113,9 @@ class Footprint:
         weights = {layer.weight.name: layer.weight for layer in layers}
         self.weights = sum(map(tensor_bytes, weights.values()))
         self.all = sum(map(tensor_bytes, model.graph.initializer))
+        floats = (t for t in tensors(model) if t.data_type in ANY_FLOAT)
+        self.share = round(self.weights / max(1, sum(map(tensor_bytes, floats))), 4)
+        """Of the bytes of all floating constants of the file, embeddings and biases included."""
 
     def now(self, model: ModelProto) -> tuple[int, int]:
         """Bytes of the weights before, and of what stands for them in ``model`` now.
@@ -135,7 +146,3 @@ def replace_nodes(
     shapes = [v for v in graph.value_info if v.name in used and v.name not in named]
     del graph.value_info[:]
     graph.value_info.extend(shapes)
-
-
-def _matching(patterns: Sequence[str], *names: str) -> str | None:
-    return next((p for p in patterns for name in names if fnmatchcase(name, p)), None)

@@ -14,7 +14,8 @@ from compile.artifact import Kind
 from compile.distributions import onnxruntime_distributions
 
 Patterns = tuple[str, ...]
-"""Shell patterns (``*head*``), matched against the names of nodes and of their weights."""
+"""Shell patterns (``*head*``), matched against the names of layers (nodes of a graph, modules)
+and of their weights. One that matches none of those that the pass might change is refused."""
 
 
 class Pass(BaseModel):
@@ -125,12 +126,13 @@ class Fp16(Pass):
     """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
 
     name = "fp16"
-    version = 2
+    version = 3
     kinds = ("torch", "onnx")
     rank = 3
 
     exclude: Patterns = Field(default=(), strict=False)
-    """Nodes of an ONNX graph that stay in float32, beside the operators known to overflow."""
+    """Nodes of an ONNX graph, not those inside of branches and loops, that stay in float32 beside
+    the operators known to overflow."""
     min_snr_db: float = Field(default=35.0, ge=0)
 
     def distributions(self, source: Kind) -> tuple[str, ...]:
@@ -159,7 +161,7 @@ class Int8(Pass):
     """Multiply 8-bit integers: weights s8 per output channel, activations u8 per tensor."""
 
     name = "int8"
-    version = 2
+    version = 3
     kinds = ("onnx",)
     rank = 3
     libraries = ("onnx", "numpy")
@@ -200,7 +202,7 @@ class Int4(Pass):
     """Store weights in 4 bits, rounded to nearest in blocks, for ``MatMulNBits``."""
 
     name = "int4"
-    version = 2
+    version = 3
     kinds = ("onnx",)
     rank = 3
     libraries = ("onnx", "numpy")

@@ -154,7 +154,7 @@ def test_static_without_data_is_refused(graphs, store: Store) -> None:
 
 
 def test_gemm_is_refused_instead_of_skipped(graphs, store: Store) -> None:
-    with pytest.raises(PassFailed, match="every linear layer, found 2 it cannot take"):
+    with pytest.raises(PassFailed, match="every product with a constant, found 2 it cannot take"):
         build(recipe(), graphs.put(graphs.ffn("Gemm")), "onnx", store, None, quiet)
 
 
