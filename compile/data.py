@@ -33,9 +33,12 @@ class DataSource(Protocol):
     def fingerprint(self) -> str:
         """Hash of the data, its splits and its preparation."""
 
+    def calibration_examples(self, most: int) -> int:
+        """How many examples the calibration split can give, of the ``most`` that are wanted."""
+
     def calibration(self, examples: int) -> Iterator[Feeds]:
-        """That many examples of the calibration split, one at a time (batch 1, natural length),
-        always the same ones."""
+        """That many examples of the calibration split, no more than there are, one at a time
+        (batch 1, natural length), always the same ones."""
 
     def training(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Endless shuffled batches of the train split."""

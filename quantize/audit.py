@@ -21,6 +21,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented
 
 from compile.artifact import MANIFEST, Artifact
+from compile.data import DataSource
 from compile.graph import MODEL
 from compile.ort_reason import ort_reason
 from compile.signature import Feeds
@@ -39,6 +40,9 @@ INTEGER_KERNELS = frozenset(
         "QLinearMatMul",
     }
 )
+FEWEST_EXAMPLES = 16
+"""Calibration examples below which nothing is calibrated or compared, unless a recipe asks for
+fewer: the ranges of so few texts say little of the next one."""
 FLOAT_KERNELS = frozenset(
     {
         "Conv",
@@ -63,6 +67,23 @@ class PassFailed(RuntimeError):
 
     def __init__(self, name: str, condition: str, expected: str, found: str) -> None:
         super().__init__(f"pass {name}: {condition}: expected {expected}, found {found}")
+
+
+def check_examples(name: str, parameter: str, data: DataSource, wanted: int) -> int:
+    """As many calibration examples as are wanted, or all where there are fewer: at least
+    ``FEWEST_EXAMPLES`` of them, or the number wanted if that is less.
+
+    ``parameter`` is what asks for them, as the user knows it."""
+    found = data.calibration_examples(wanted)
+    fewest = min(wanted, FEWEST_EXAMPLES)
+    if found < fewest:
+        raise PassFailed(
+            name,
+            parameter,
+            f"{wanted} examples to calibrate on, or at least {fewest}",
+            f"{found} in the data's calibration split; give the task more texts",
+        )
+    return found
 
 
 def check_matched(name: str, selection: Selection) -> dict[str, Any]:

@@ -29,12 +29,12 @@ from compile.models.transformer import Transformer
 from compile.signature import Feeds, Signature
 from compile.train_settings import TrainSettings
 from compile.training import train
-from quantize.audit import PassFailed
+from quantize.audit import PassFailed, check_examples
 from quantize.passes import Distill
 from quantize.prune import every_tenth
 
 COMPARED = 64
-"""Calibration examples on which the student is compared with its teacher."""
+"""Calibration examples on which the student is compared with its teacher, or all there are."""
 
 Teacher = Callable[[Feeds], tuple[Tensor, list[Tensor]]]
 """Feeds -> logits, and the hidden states of the embeddings and each layer, where it has any."""
@@ -52,7 +52,8 @@ def make_distilled(
 
     ``exported`` is the teacher's ONNX artifact, to be run in the module's place. Facts: the
     teacher's and student's layers, the loss curve, whether hidden states were learned from, and
-    how often student and teacher agree. Raises Unsupported for any but Assay's own transformer.
+    how often student and teacher agree on ``compared_examples``. Raises Unsupported for any but
+    Assay's own transformer.
     """
     original = load_model(source.folder)
     if not isinstance(original.module, Transformer):
@@ -83,12 +84,13 @@ def make_distilled(
         )
 
     settings = TrainSettings(asked.steps, asked.batch_size, learning_rate=asked.lr, seed=asked.seed)
-    before, _ = compare(student, teacher, data)
+    compared = check_examples(asked.name, "comparison with the teacher", data, COMPARED)
+    before, _ = compare(student, teacher, data, compared)
     result = train(
         student.module, data, settings, loss=loss, progress=every_tenth("distill", progress)
     )
     made = save_model(student, folder)
-    after, same = compare(load_model(folder), teacher, data)
+    after, same = compare(load_model(folder), teacher, data, compared)
     if asked.alpha > 0:
         check_learned(before, after)
     facts = {
@@ -96,6 +98,7 @@ def make_distilled(
         "teacher_layers": depth,
         "layers": len(kept),
         "layers_copied": kept,
+        "compared_examples": compared,
         "hidden_states": exported is None and asked.hidden > 0,
         "teacher_divergence_before": round(before, 6),
         "teacher_divergence": round(after, 6),
@@ -190,15 +193,17 @@ def onnx_teacher(artifact: Artifact) -> Teacher:
     return run
 
 
-def compare(student: Model, teacher: Teacher, data: DataSource) -> tuple[float, float]:
+def compare(
+    student: Model, teacher: Teacher, data: DataSource, examples: int
+) -> tuple[float, float]:
     """Mean KL(teacher || student) in nats, and the share of positions where both have the same
-    largest logit, on calibration examples.
+    largest logit, on that many calibration examples.
 
     Raises PassFailed where the student's logits are not finite.
     """
     divergence, same, total = 0.0, 0, 0
     with torch.inference_mode():
-        for feeds in data.calibration(COMPARED):
+        for feeds in data.calibration(examples):
             logits = student.module(*_tensors(feeds, student.signature))[0]
             if not torch.isfinite(logits).all():
                 raise PassFailed("distill", "logits", "finite ones", "some that are not")

@@ -29,7 +29,14 @@ from compile.errors import InputError
 from compile.graph import array, consumers, initializers, load_onnx, save_onnx, shapes
 from compile.parity import parity_feeds
 from compile.signature import Feeds
-from quantize.audit import audit_onnx, check_exclude, check_matched, check_smaller, folder_bytes
+from quantize.audit import (
+    audit_onnx,
+    check_examples,
+    check_exclude,
+    check_matched,
+    check_smaller,
+    folder_bytes,
+)
 from quantize.calibrate import Range, activation_ranges
 from quantize.linear import (
     Footprint,
@@ -54,7 +61,8 @@ def make_int8(
 ) -> Made:
     """Carry out the pass on an ONNX artifact and audit the result.
 
-    Facts: layers matched and left alone, bytes, signal-to-noise ratio, kernels, ``weight_bits``.
+    Facts: layers matched and left alone, bytes, signal-to-noise ratio, kernels, ``weight_bits``
+    and, where it calibrates, ``calibration_examples``. Raises PassFailed for data with too few.
     """
     model = load_onnx(source.folder)
     selection = linear_layers(model, asked.exclude)
@@ -66,11 +74,13 @@ def make_int8(
     if asked.mode == "static":
         if data is None:
             raise InputError("pass int8 (static) needs data to calibrate on")
-        progress(f"int8: calibrating on {asked.examples} examples")
+        examples = check_examples(asked.name, "passes.examples", data, asked.examples)
+        facts["calibration_examples"] = examples
+        progress(f"int8: calibrating on {examples} examples")
         inputs = list(dict.fromkeys(layer.node.input[0] for layer in selection.layers))
-        ranges = activation_ranges(source.folder, inputs, data.calibration(asked.examples), asked)
+        ranges = activation_ranges(source.folder, inputs, data.calibration(examples), asked)
         # Synthetic inputs may lie outside of the calibrated ranges by right.
-        audited = data.calibration(min(asked.examples, AUDITED))
+        audited = data.calibration(min(examples, AUDITED))
     bits = weight_bits()
     size = Footprint(model, [*selection.layers, *tables.layers])
     quantize_int8(model, selection, tables.layers, ranges, bits)

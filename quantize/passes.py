@@ -172,7 +172,8 @@ class Int8(Pass):
     percentile: float = Field(default=99.99, gt=50, lt=100)
     """Share of an activation's values, per cent, that ``percentile`` keeps inside its range."""
     examples: int = Field(default=128, ge=1)
-    """Examples of the calibration split."""
+    """Examples of the calibration split, or all that it has; fewer than 16 (or than this, where
+    it is less) are a failure of the pass."""
     exclude: Patterns = Field(default=(), strict=False)
     embeddings: bool = False
     """Also store the tables of ``Gather`` in 8 bits."""

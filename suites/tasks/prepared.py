@@ -23,6 +23,8 @@ from suites.tasks.examples import SPLITS, Examples
 
 VERSION = 3
 """Raised whenever the same files would give other examples."""
+USER_VERSION = 2
+"""The same of a user's own file alone."""
 
 
 @dataclass(frozen=True)

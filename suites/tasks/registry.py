@@ -16,7 +16,7 @@ from suites.tasks.classification import Classification
 from suites.tasks.corpus import standard_library
 from suites.tasks.language import CausalLM, MaskedLM
 from suites.tasks.prepare import Recipe, prepare_apart
-from suites.tasks.prepared import load_prepared
+from suites.tasks.prepared import USER_VERSION, load_prepared
 from suites.tasks.task import Kind, Task
 
 TASKS: dict[Kind, type[Task]] = {
@@ -72,6 +72,7 @@ def _users(entry: TaskEntry, base: Path) -> Task:
     )
     # Where the files lie does not matter, what they hold does.
     material = asdict(recipe) | {
+        "user_version": USER_VERSION,
         "data": _file_hash(path),
         "tokenizer": _file_hash(_tokenizer_file(tokenizer)) if tokenizer else None,
         "corpus": None if tokenizer else standard_library().fingerprint,

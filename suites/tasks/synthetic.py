@@ -26,6 +26,9 @@ class Synthetic:
         text = json.dumps(["synthetic", LENGTHS, self._signature.to_json()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def calibration_examples(self, most: int) -> int:
+        return most
+
     def calibration(self, examples: int) -> Iterator[Feeds]:
         limit = self._signature.max_sequence or max(LENGTHS)
         for number in range(examples):

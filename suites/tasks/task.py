@@ -96,6 +96,10 @@ class Task(ABC):
         for indices in shuffled_batches(examples.lengths, batch_size, seed):
             yield self._train_batch(examples, indices, random)
 
+    def calibration_examples(self, most: int) -> int:
+        """How many examples the calibration split can give, of the ``most`` that are wanted."""
+        return min(most, len(self.data.splits["calibration"]))
+
     def calibration(self, examples: int) -> Iterator[Feeds]:
         """The first examples of the calibration split, one at a time, as the test split would
         ask them."""

@@ -27,13 +27,23 @@ class Examples:
     """Synthetic data: the class of a sequence is its first token, modulo the classes."""
 
     def __init__(
-        self, signature: Signature, fingerprint: str = "examples", scale: float = 1
+        self,
+        signature: Signature,
+        fingerprint: str = "examples",
+        scale: float = 1,
+        held: int = 1000,
     ) -> None:
+        """``held`` is how many examples there are to calibrate on."""
+        self.held = held
         self.signature = signature
         self.fingerprint = fingerprint
         self.scale = scale
 
+    def calibration_examples(self, most: int) -> int:
+        return min(most, self.held)
+
     def calibration(self, examples: int) -> Iterator[Feeds]:
+        assert examples <= self.held
         for seed in range(examples):
             feeds = self.signature.feeds({"batch": 1, "sequence": 3 + 5 * (seed % 4)}, seed)
             yield {

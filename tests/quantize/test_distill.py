@@ -151,10 +151,21 @@ def test_comparison_is_the_textbook_divergence(classifier, examples, store: Stor
 
     pairs = [(logits(teacher, f), logits(student, f)) for f in data.calibration(64)]
     want = np.mean([entropy(softmax(t), softmax(s)) for t, s in pairs])
-    got, same = compare(student, torch_teacher(teacher), data)
+    got, same = compare(student, torch_teacher(teacher), data, 64)
     assert got == pytest.approx(want, rel=1e-3)
     assert same == np.mean([t.argmax() == s.argmax() for t, s in pairs])
-    assert compare(teacher, torch_teacher(teacher), data) == (pytest.approx(0, abs=1e-7), 1.0)
+    assert compare(teacher, torch_teacher(teacher), data, 64) == (pytest.approx(0, abs=1e-7), 1.0)
+
+
+def test_few_examples_are_compared_and_counted_and_too_few_are_a_failure(
+    classifier, examples, store: Store
+) -> None:
+    asked = recipe(steps=40, layers=2)
+    built = build(asked, classifier, "torch", store, examples(classifier.signature, held=17), quiet)
+    assert built.facts["compared_examples"] == 17
+    few = examples(classifier.signature, "few", held=15)
+    with pytest.raises(PassFailed, match=r"comparison with the teacher: .*at least 16, found 15"):
+        build(asked, classifier, "torch", store, few, quiet)
 
 
 def test_as_many_layers_as_the_teacher_are_refused(classifier, examples, store: Store) -> None:

@@ -130,6 +130,27 @@ def test_static_takes_its_scales_from_the_data(graphs, examples, store: Store) -
     assert zero == round(-values.min() / scale)
 
 
+def test_static_calibrates_on_what_there_is_and_counts_it(graphs, examples, store: Store) -> None:
+    source = graphs.put(graphs.ffn())
+    data = examples(graphs.FFN, held=20)
+    built = build(recipe(mode="static"), source, "onnx", store, data, quiet)
+    assert built.facts["calibration_examples"] == 20
+    values = np.concatenate([f["x"].ravel() for f in data.calibration(20)])
+    scale = initializer(load_onnx(built.folder), "x__scale")
+    assert scale == pytest.approx((values.max() - values.min()) / 255, rel=1e-6)
+
+
+def test_static_fails_on_too_few_examples_unless_fewer_are_asked_for(
+    graphs, examples, store: Store
+) -> None:
+    source, data = graphs.put(graphs.ffn()), examples(graphs.FFN, held=15)
+    message = r"passes\.examples: expected 128 examples .* at least 16, found 15 in the data's"
+    with pytest.raises(PassFailed, match=message):
+        build(recipe(mode="static"), source, "onnx", store, data, quiet)
+    built = build(recipe(mode="static", examples=8), source, "onnx", store, data, quiet)
+    assert built.facts["calibration_examples"] == 8
+
+
 def test_other_data_gives_another_artifact_with_other_scales(graphs, examples, store) -> None:
     """A stale calibration cache would give the same."""
     source, asked = graphs.put(graphs.ffn()), recipe(mode="static")

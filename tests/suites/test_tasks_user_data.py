@@ -12,13 +12,13 @@ import pytest
 
 from compile.errors import InputError
 from suites.suite_file import TaskEntry
-from suites.tasks.corpus import standard_library
+from suites.tasks.corpus import CALIBRATION_SHARE, standard_library
 from suites.tasks.examples import Examples
 from suites.tasks.prepare import Recipe, prepare
 from suites.tasks.prepared import Prepared, Vocabulary, load_prepared, save_prepared
 from suites.tasks.registry import load_task
 from suites.tasks.tokenizer import embedded_tokenizer, load_tokenizer
-from suites.tasks.user_data import prepare_user_data, read_columns
+from suites.tasks.user_data import calibration_share, prepare_user_data, read_columns
 
 ROWS = [{"text": f"sentence number {i} is about {i % 3}", "label": i % 3} for i in range(200)]
 
@@ -47,6 +47,17 @@ def test_user_data_is_split_without_overlap_whatever_its_order(tmp_path: Path, n
     assert set().union(*splits.values()) == {row["text"] for row in ROWS}
     assert sum(map(len, splits.values())) == len(ROWS)
     assert texts(write(tmp_path / f"b{name}", ROWS[::-1])) == splits
+
+
+def test_small_files_give_enough_to_calibrate_on_and_keep_their_test_texts(tmp_path: Path) -> None:
+    """4 % of a thousand texts would be 40, where the shipped recipes ask for 128."""
+    rows = [{"text": f"sentence {i} of many", "label": i % 2} for i in range(1000)]
+    whole = texts(write(tmp_path / "whole.jsonl", rows))
+    half = texts(write(tmp_path / "half.jsonl", rows[:500]))
+    assert len(whole["calibration"]) >= 128
+    assert len(half["calibration"]) == pytest.approx(100, abs=30)
+    assert half["test"] == whole["test"] & {row["text"] for row in rows[:500]}
+    assert calibration_share(100_000) == CALIBRATION_SHARE
 
 
 def test_user_data_gives_a_task_that_another_process_prepared(tmp_path: Path) -> None:
