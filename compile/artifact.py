@@ -112,6 +112,12 @@ class Artifact:
         """What the last step measured."""
         return self.lineage[-1].facts
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a classifier's classes in the order of its logits, as the model came with
+        them; empty where it came with none."""
+        return tuple(self.lineage[0].facts.get("labels", ())) if self.lineage else ()
+
     @classmethod
     def load(cls, folder: Path) -> Artifact:
         """Read a folder's manifest without checking its files (``verify`` does).

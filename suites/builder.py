@@ -188,7 +188,7 @@ def make(request: BuildRequest, store: Store, progress: Progress) -> Artifact:
 
     task = load_task(request.task, request.base) if request.task else None
     source = _source(request, task, store, progress)
-    data: DataSource | None = task.for_signature(source.signature) if task else None
+    data: DataSource | None = task.for_artifact(source) if task else None
     if data is None and request.model.calibration == "synthetic":
         data = Synthetic(source.signature)
     return build(
@@ -225,7 +225,7 @@ def _trained(artifact: Artifact, task: Task, store: Store, progress: Progress) -
         model = load_model(artifact.folder)
         result = train(
             model.module,
-            task.for_signature(artifact.signature),
+            task.for_artifact(artifact),
             settings,
             progress=lambda done, total, loss: progress(f"training, loss {loss:.3f}", done / total),
             resume_folder=store.root / "checkpoints" / step.key(artifact),

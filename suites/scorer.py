@@ -134,7 +134,7 @@ class Scorer:
     ) -> Scored | Exception:
         try:
             return score(
-                self._task.for_signature(session.artifact.signature),
+                self._task.for_artifact(session.artifact),
                 session.worker.answer,
                 one_shape=_compiles(session),
                 progress=progress,

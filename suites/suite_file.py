@@ -47,8 +47,18 @@ class TaskEntry(_Table):
     """A JSONL or Parquet file, relative to the suite file."""
     text: Name = "text"
     label: Name = "label"
+    labels: Annotated[tuple[Name, ...], Field(min_length=2)] = ()
+    """The data's labels in the order of the model's classes, where neither says it."""
     tokenizer: Name | None = None
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> TaskEntry:
+        if self.labels and self.kind != "classification":
+            raise ValueError(f"labels belong to classification; {self.kind} has none")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels has one of them twice")
+        return self
 
 
 class Workload(_Table):

@@ -37,6 +37,7 @@ from compile.errors import Corrupted, InputError, Unsupported
 from compile.models.adapter import KeywordAdapter, observe_outputs, run_named
 from compile.models.config import decoder_signature
 from compile.models.hub_cache import CausalAdapter, cache_shape
+from compile.models.labels import label_names
 from compile.models.model import WEIGHTS, Model, read_weights, save_model
 from compile.models.resolve import HUB_PREFIX, Reference
 from compile.signature import Feeds, Signature, TensorSpec
@@ -55,7 +56,8 @@ _SIZES = {"batch_size": 2, "sequence_length": 8}
 def hub_source(reference: Reference, store: Store) -> Artifact:
     """The starting artifact of a transformers model, known by the hash of its files.
 
-    Facts: ``parameters`` and, for text generation, ``kv_cache``. Raises InputError for a folder
+    Facts: ``parameters``, for text generation ``kv_cache``, and of a text classifier whose classes
+    have names, ``labels`` in the order of its logits. Raises InputError for a folder
     without a configuration or safetensors, a hub that cannot be reached, a task that is unknown
     or that the weights were not made for.
     """
@@ -66,11 +68,14 @@ def hub_source(reference: Reference, store: Store) -> Artifact:
         "task": reference.task,
         "content": _content_hash(reference.text, folder),
     }
-    step = Step("source", 1, parameters, libraries=("torch", "transformers", "optimum"))
+    step = Step("source", 2, parameters, libraries=("torch", "transformers", "optimum"))
 
     def make(target: Path) -> Made:
         model = hub_model(folder, name=reference.text, task=reference.task)
-        facts = {}
+        facts: dict[str, Any] = {}
+        names = label_names(model.origin["config"])
+        if model.task == "text-classification" and names:
+            facts["labels"] = names
         if model.task == "text-generation":
             facts["kv_cache"] = "past" in model.signature.axes
         return save_model(model, target, facts)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from compile.artifact import Artifact, Made, Step, Store, file_sha256
 from compile.canonical import canonicalise
 from compile.errors import InputError, Unsupported
 from compile.graph import axes, consumers, count_ops, initializers, load_onnx, save_onnx, tensors
+from compile.models.labels import label_names_beside
 from compile.models.resolve import Reference
 from compile.ort_reason import ort_reason
 from compile.parity import LONG, check_parity, onnx_reference, open_session
@@ -36,10 +38,11 @@ _DTYPES = {"int64", "int32", "int8", "uint8", "bool", "float32", "float16", "flo
 def onnx_source(reference: Reference, store: Store) -> Artifact:
     """The starting artifact of an ONNX file: in canonical form, its external data its own.
 
-    Facts: ``nodes`` by operator, ``canonical`` (what was changed) and ``parity`` with the file as
-    it came. Raises InputError for a file that is not ONNX, is cut short, is not valid, has
-    operators, opsets or types that ONNX Runtime does not know or inputs that are not tensors, or
-    keeps data outside of its folder; Unsupported where ONNX Runtime opens it but cannot run it.
+    Facts: ``nodes`` by operator, ``canonical`` (what was changed), ``parity`` with the file as it
+    came, and ``labels``, where a ``config.json`` beside the file names the classes. Raises
+    InputError for a file that is not ONNX, is cut short, is not valid, has operators, opsets or
+    types that ONNX Runtime does not know or inputs that are not tensors, or keeps data outside of
+    its folder; Unsupported where ONNX Runtime opens it but cannot run it.
 
     The signature has a ``max_sequence`` where the file is told the positions and has a table of
     them, or where that is shorter than what parity tries.
@@ -47,12 +50,13 @@ def onnx_source(reference: Reference, store: Store) -> Artifact:
     path = reference.path
     assert path is not None, "a reference to an ONNX file comes with its path"
     model = load_onnx(path)
-    parameters = {"family": "onnx", "content": _content_hash(path)}
+    labels = label_names_beside(path)
+    parameters = {"family": "onnx", "content": _content_hash(path), "labels": labels}
     step = Step("source", 3, parameters, libraries=("onnx",))
-    return store.derive(step, None, lambda folder: _import(model, path, folder))
+    return store.derive(step, None, lambda folder: _import(model, path, folder, labels))
 
 
-def _import(model: onnx.ModelProto, path: Path, folder: Path) -> Made:
+def _import(model: onnx.ModelProto, path: Path, folder: Path, labels: tuple[str, ...]) -> Made:
     _check(path)
     signature = read_signature(model, path)
     reference = onnx_reference(path, signature)
@@ -60,7 +64,9 @@ def _import(model: onnx.ModelProto, path: Path, folder: Path) -> Made:
     changed = canonicalise(model)
     copy = save_onnx(model, folder)
     parity = check_parity(reference, copy, signature, tolerance=TOLERANCE)
-    facts = {"nodes": count_ops(model), "canonical": changed, "parity": parity}
+    facts: dict[str, Any] = {"nodes": count_ops(model), "canonical": changed, "parity": parity}
+    if labels:
+        facts["labels"] = labels
     return Made("onnx", signature, facts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ def _users(entry: TaskEntry, base: Path) -> Task:
         "corpus": None if tokenizer else standard_library().fingerprint,
     }
     data = load_prepared(material, partial(prepare_apart, recipe))
-    return TASKS[entry.kind](path.name, data, SETTINGS[entry.kind])
+    task = TASKS[entry.kind](path.name, data, SETTINGS[entry.kind])
+    return replace(task, listed=entry.labels) if isinstance(task, Classification) else task
 
 
 def _tokenizer_file(path: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from compile.artifact import Artifact
 from compile.data import Batch
 from compile.errors import InputError
 from compile.signature import Feeds, Signature
@@ -57,7 +58,8 @@ class Task(ABC):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels; empty where a label is a token."""
+        """Names of the classes that a model trained on this tells apart; empty where a label is a
+        token."""
         return self.data.labels
 
     @property
@@ -73,6 +75,14 @@ class Task(ABC):
     @property
     def test_examples(self) -> int:
         return len(self.data.splits["test"])
+
+    def for_artifact(self, artifact: Artifact) -> Self:
+        """The same task whose batches have a model's inputs and its classes.
+
+        Raises InputError as ``for_signature`` does, and where the data's labels are not the
+        model's.
+        """
+        return self.for_signature(artifact.signature)
 
     def for_signature(self, signature: Signature) -> Self:
         """The same task whose batches have a model's inputs, in its order.

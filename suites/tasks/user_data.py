@@ -13,6 +13,7 @@ import pyarrow.parquet
 from tokenizers import Tokenizer
 
 from compile.errors import InputError
+from suites.tasks.classes import in_order
 from suites.tasks.corpus import CALIBRATION_SHARE, TEST_SHARE, Split
 from suites.tasks.examples import SPLITS, Examples
 from suites.tasks.leakage import normalised
@@ -61,7 +62,7 @@ def prepare_user_data(
     labels: tuple[str, ...] = ()
     unique = _unique(rows, source)
     if kind == "classification":
-        labels = tuple(sorted({row[1] for row in unique.values()}))
+        labels = in_order(row[1] for row in unique.values())
         if len(labels) < 2:
             raise InputError(f"{source}: the only label is {labels[0]!r}; a task needs two or more")
     if kind == "masked-lm" and known.mask is None:

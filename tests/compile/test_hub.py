@@ -165,6 +165,23 @@ def test_roberta_counts_its_positions_from_behind_the_padding(tmp_path: Path) ->
     assert artifact.signature.max_sequence == 40 - 2
 
 
+def test_the_names_of_its_classes_go_with_every_build(tmp_path: Path) -> None:
+    names = {0: "positive", 1: "negative"}
+    config = transformers.BertConfig(**BERT, id2label=names)
+    folder = saved(tmp_path / "model", transformers.BertForSequenceClassification(config))
+    artifact, store = source(folder)
+    exported = export_onnx(artifact, store)
+    assert artifact.labels == exported.labels == ("positive", "negative")
+    assert source(bert(tmp_path / "unnamed"))[0].labels == ()
+    # What exporters leave beside an ONNX file says it too.
+    file = tmp_path / "alone" / "model.onnx"
+    file.parent.mkdir()
+    file.write_bytes((exported.folder / "model.onnx").read_bytes())
+    assert source(file)[0].labels == ()
+    (file.parent / "config.json").write_bytes((folder / "config.json").read_bytes())
+    assert source(file)[0].labels == ("positive", "negative")
+
+
 def test_the_key_is_the_content(tmp_path: Path) -> None:
     folder = bert(tmp_path / "model")
     (first, _), (again, _) = source(folder), source(folder)
