@@ -24,6 +24,7 @@ from compile.artifact import Artifact, Kind, Made, Step, Store
 from compile.data import DataSource
 from compile.errors import Incorrect, InputError, Unsupported
 from compile.models import zoo
+from compile.models.hub_files import model_tokenizer
 from quantize.recipe import Recipe, load_recipe
 from suites.suite_file import ModelEntry, TaskEntry
 from suites.tasks.registry import load_task
@@ -186,7 +187,10 @@ def make(request: BuildRequest, store: Store, progress: Progress) -> Artifact:
     """Make an artifact in this process (the builder's, or a script's)."""
     from quantize.build import build
 
-    task = load_task(request.task, request.base) if request.task else None
+    task = None
+    if request.task:
+        tokenizer = model_tokenizer(request.model.source, request.base)
+        task = load_task(request.task, request.base, tokenizer)
     source = _source(request, task, store, progress)
     data: DataSource | None = task.for_artifact(source) if task else None
     if data is None and request.model.calibration == "synthetic":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compile.errors import InputError
+from compile.models.hub_files import model_tokenizer
 from compile.models.resolve import Reference, resolve
 from runtimes import registry
 from suites.cell import Cell
@@ -34,7 +35,11 @@ def find_subject(suite: Suite, name: str, cells: Iterable[Cell]) -> Subject:
     where = f"{suite.path}: models.{name}"
     asked = suite.task(name)
     try:
-        task = load_task(asked, suite.folder) if asked else None
+        tokenizer = model_tokenizer(entry.source, suite.folder) if asked else None
+    except InputError as error:
+        raise InputError(f"{where}.source: {error}") from error
+    try:
+        task = load_task(asked, suite.folder, tokenizer) if asked else None
     except InputError as error:
         key = f"{where}.task" if isinstance(asked, str) else f"{suite.path}: tasks.{entry.task}"
         raise InputError(f"{key}: {error}") from error

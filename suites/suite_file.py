@@ -50,6 +50,8 @@ class TaskEntry(_Table):
     labels: Annotated[tuple[Name, ...], Field(min_length=2)] = ()
     """The data's labels in the order of the model's classes, where neither says it."""
     tokenizer: Name | None = None
+    """A ``tokenizer.json``, a folder that has one, or ``embedded`` for Assay's own; left out, the
+    model's, if it came with one."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
 
     @model_validator(mode="after")

@@ -37,9 +37,10 @@ from compile.errors import Corrupted, InputError, Unsupported
 from compile.models.adapter import KeywordAdapter, observe_outputs, run_named
 from compile.models.config import decoder_signature
 from compile.models.hub_cache import CausalAdapter, cache_shape
+from compile.models.hub_files import hub_folder
 from compile.models.labels import label_names
 from compile.models.model import WEIGHTS, Model, read_weights, save_model
-from compile.models.resolve import HUB_PREFIX, Reference
+from compile.models.resolve import Reference
 from compile.signature import Feeds, Signature, TensorSpec
 
 _GENERATORS: dict[str, tuple[type[input_generators.DummyInputGenerator], type]] = {
@@ -61,7 +62,7 @@ def hub_source(reference: Reference, store: Store) -> Artifact:
     without a configuration or safetensors, a hub that cannot be reached, a task that is unknown
     or that the weights were not made for.
     """
-    folder = reference.path or _download(reference)
+    folder = hub_folder(reference)
     parameters = {
         "family": "hub",
         "name": reference.text,
@@ -171,22 +172,6 @@ def _check_version(origin: Mapping[str, Any]) -> None:
 def _adapter(module: nn.Module, names: tuple[str, ...]) -> KeywordAdapter:
     takes = inspect.signature(module.forward).parameters
     return KeywordAdapter(module, names, **({"use_cache": False} if "use_cache" in takes else {}))
-
-
-def _download(reference: Reference) -> Path:
-    """The hub's files, from the local cache where they are there already."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    name = reference.text.removeprefix(HUB_PREFIX)
-    try:
-        patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise InputError(
-            f"model {reference.text!r}: no such folder here, and the model hub does not give it: "
-            f"{_line(error)}"
-        ) from error
 
 
 def _content_hash(name: str, folder: Path) -> str:

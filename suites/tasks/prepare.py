@@ -59,7 +59,7 @@ def prepare_apart(recipe: Recipe, draft: Path) -> None:
 def prepare(recipe: Recipe) -> Prepared:
     """The data that ``recipe`` describes, in this process."""
     from suites.tasks import embedded
-    from suites.tasks.tokenizer import embedded_tokenizer, load_tokenizer
+    from suites.tasks.tokenizer import embedded_tokenizer, load_tokenizer, padding_token
     from suites.tasks.user_data import prepare_user_data, read_columns
 
     if recipe.data is None:
@@ -67,10 +67,12 @@ def prepare(recipe: Recipe) -> Prepared:
     assert recipe.max_length is not None
     rows = read_columns(Path(recipe.data), recipe.columns)
     if recipe.tokenizer is None:
-        tokenizer = embedded_tokenizer(standard_library())
+        tokenizer, pad = embedded_tokenizer(standard_library()), None
     else:
-        tokenizer = load_tokenizer(Path(recipe.tokenizer))
-    return prepare_user_data(rows, recipe.kind, tokenizer, recipe.max_length, Path(recipe.data))
+        file = Path(recipe.tokenizer)
+        tokenizer, pad = load_tokenizer(file), padding_token(file)
+    source = Path(recipe.data)
+    return prepare_user_data(rows, recipe.kind, tokenizer, recipe.max_length, source, pad)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.errors import InputError
+from compile.models.hub_files import TOKENIZER, TOKENIZER_CONFIG
 from suites.suite_file import TaskEntry
 from suites.tasks.classification import Classification
 from suites.tasks.corpus import standard_library
@@ -34,9 +35,18 @@ SETTINGS: dict[Kind, dict[str, Any]] = {
 """What suits the small models of the zoo."""
 
 
-def load_task(task: str | TaskEntry, base: Path | None = None) -> Task:
+EMBEDDED = "embedded"
+"""As a task's tokenizer: the one that the embedded data have."""
+
+
+def load_task(
+    task: str | TaskEntry, base: Path | None = None, tokenizer: Path | None = None
+) -> Task:
     """An embedded task by its name, or the user's data that a ``[tasks.NAME]`` table describes,
     relative paths being relative to ``base``.
+
+    ``tokenizer`` is the file that came with the model (``compile.models.hub_files``), for a table
+    that names none. With neither the user's data get the embedded tokenizer.
 
     The first call prepares the data, which takes some seconds; later ones find it in the cache.
     Raises InputError for an unknown name or unusable data, Unsupported where this Python does
@@ -44,7 +54,7 @@ def load_task(task: str | TaskEntry, base: Path | None = None) -> Task:
     """
     if isinstance(task, str):
         return _embedded(task)
-    return _users(task, base or Path())
+    return _users(task, base or Path(), tokenizer)
 
 
 @functools.cache
@@ -60,9 +70,11 @@ def _embedded(name: str) -> Task:
     raise InputError(f"unknown task {name!r}: there are {', '.join(sorted(TASKS))}{hint}")
 
 
-def _users(entry: TaskEntry, base: Path) -> Task:
+def _users(entry: TaskEntry, base: Path, tokenizer: Path | None) -> Task:
     path = base / Path(entry.data).expanduser()
-    tokenizer = base / Path(entry.tokenizer).expanduser() if entry.tokenizer else None
+    if entry.tokenizer:
+        asked = base / Path(entry.tokenizer).expanduser()
+        tokenizer = None if entry.tokenizer == EMBEDDED else _tokenizer_file(asked)
     recipe = Recipe(
         kind=entry.kind,
         data=str(path),
@@ -74,16 +86,24 @@ def _users(entry: TaskEntry, base: Path) -> Task:
     material = asdict(recipe) | {
         "user_version": USER_VERSION,
         "data": _file_hash(path),
-        "tokenizer": _file_hash(_tokenizer_file(tokenizer)) if tokenizer else None,
+        "tokenizer": _file_hash(tokenizer) if tokenizer else None,
+        "tokenizer_config": _pad_source(tokenizer) if tokenizer else None,
         "corpus": None if tokenizer else standard_library().fingerprint,
     }
     data = load_prepared(material, partial(prepare_apart, recipe))
     task = TASKS[entry.kind](path.name, data, SETTINGS[entry.kind])
-    return replace(task, listed=entry.labels) if isinstance(task, Classification) else task
+    if isinstance(task, Classification):
+        task = replace(task, listed=entry.labels)
+    return replace(task, models_tokens=bool(entry.tokenizer or tokenizer))
 
 
 def _tokenizer_file(path: Path) -> Path:
-    return path / "tokenizer.json" if path.is_dir() else path
+    return path / TOKENIZER if path.is_dir() else path
+
+
+def _pad_source(tokenizer: Path) -> str | None:
+    path = tokenizer.with_name(TOKENIZER_CONFIG)
+    return _file_hash(path) if path.is_file() else None
 
 
 def _file_hash(path: Path) -> str:

@@ -48,6 +48,9 @@ class Task(ABC):
     default_settings: Mapping[str, Any]
     """Parameters of ``compile.training.TrainSettings`` that train a small model of the zoo on
     this task in about a minute on two cores."""
+    models_tokens: bool = False
+    """Whether the tokens are known to be the model's: of the tokenizer that came with it, or that
+    the user named."""
     signature: Signature | None = None
     """The model that the feeds are fitted to."""
 
@@ -77,11 +80,12 @@ class Task(ABC):
         return len(self.data.splits["test"])
 
     def for_artifact(self, artifact: Artifact) -> Self:
-        """The same task whose batches have a model's inputs and its classes.
+        """The same task whose batches have a model's inputs, its tokens and its classes.
 
-        Raises InputError as ``for_signature`` does, and where the data's labels are not the
-        model's.
+        Raises InputError as ``for_signature`` does, and where the tokenizer or the data's labels
+        are not the model's.
         """
+        self._check_vocabulary(artifact)
         return self.for_signature(artifact.signature)
 
     def for_signature(self, signature: Signature) -> Self:
@@ -174,6 +178,27 @@ class Task(ABC):
         self, examples: Examples, indices: np.ndarray, random: np.random.Generator
     ) -> Batch:
         return self._batch(examples, indices)
+
+    def _check_vocabulary(self, artifact: Artifact) -> None:
+        specs = [s for s in artifact.signature.inputs if s.name == "input_ids"]
+        if not specs:
+            return
+        family = artifact.lineage[0].parameters.get("family") if artifact.lineage else None
+        takes, own = specs[0].high, family == "transformer"
+        if not self.models_tokens and not own and takes != self.vocabulary:
+            raise InputError(
+                f"task {self.name!r} has the embedded tokenizer of {self.vocabulary:,} tokens, and "
+                f"the model takes {'an unknown number' if takes is None else f'{takes:,}'}: name "
+                'the model\'s in a [tasks] table, tokenizer = "path/to/tokenizer.json", or '
+                '"embedded" if the model was made for this one'
+            )
+        # What a function's model takes is told by its example inputs alone, which is too little.
+        if takes is not None and family != "user" and self.vocabulary > takes:
+            raise InputError(
+                f"the tokenizer of task {self.name!r} has {self.vocabulary:,} tokens, more than "
+                f"the {takes:,} that the model takes; name the model's own, tokenizer = "
+                '"path/to/tokenizer.json"'
+            )
 
     def _tokens(self, rows: Sequence[np.ndarray]) -> Feeds:
         return token_feeds(rows, self.data.vocabulary.pad)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from compile.errors import InputError
+from compile.models.hub_files import TOKENIZER, TOKENIZER_CONFIG
 from suites.tasks.cache import cached
 from suites.tasks.corpus import Corpus
 from suites.tasks.prepared import Vocabulary
@@ -39,7 +41,7 @@ def embedded_tokenizer(corpus: Corpus) -> Tokenizer:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """A ``tokenizer.json``, or the one in a model's folder. Raises InputError."""
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file = path / TOKENIZER if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{file} does not exist; give a tokenizer.json or a folder that has one")
     try:
@@ -52,18 +54,39 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The special ids of any tokenizer, by the names that the published ones use."""
+def padding_token(path: Path) -> str | None:
+    """The token that pads, as the ``tokenizer.json`` or the ``tokenizer_config.json`` beside it
+    says; None where neither does."""
+    file = path / TOKENIZER if path.is_dir() else path
+    for source, key in ((file, "padding"), (file.with_name(TOKENIZER_CONFIG), "pad_token")):
+        try:
+            said = json.loads(source.read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            continue
+        # A token is its text, or a table in which that is the content.
+        if isinstance(said, dict):
+            said = said.get("pad_token", said.get("content"))
+        if isinstance(said, str):
+            return said
+    return None
+
+
+def vocabulary(tokenizer: Tokenizer, pad: str | None = None) -> Vocabulary:
+    """The special ids of any tokenizer: what it begins a text with where it does, ``pad`` where
+    that is known, and the others by the names that the published ones use."""
 
     def find(*names: str) -> int | None:
         return next((i for n in names if (i := tokenizer.token_to_id(n)) is not None), None)
 
     ids = tokenizer.get_added_tokens_decoder()
+    before, _ = frame(tokenizer)
     return Vocabulary(
         # The largest id, not the count: published vocabularies have gaps.
         size=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
-        pad=find("[PAD]", "<pad>", "<|endoftext|>", "</s>") or 0,
-        first=find("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
+        pad=find(*filter(None, [pad]), "[PAD]", "<pad>", "<|endoftext|>", "</s>") or 0,
+        first=int(before[0])
+        if len(before)
+        else find("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
         mask=find("[MASK]", "<mask>"),
         special=tuple(sorted(i for i, token in ids.items() if token.special)),
     )
@@ -98,6 +121,8 @@ def frame(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     encoding = tokenizer.encode("a")
     content = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
     ids = np.array(encoding.ids, np.int32)
+    if not content:  # a vocabulary of whole words may have no token for this one
+        return ids[:1], ids[1:]
     return ids[: content[0]], ids[content[-1] + 1 :]
 
 

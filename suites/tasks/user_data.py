@@ -49,15 +49,21 @@ def read_columns(path: Path, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def prepare_user_data(
-    rows: list[tuple[str, ...]], kind: Kind, tokenizer: Tokenizer, max_length: int, source: Path
+    rows: list[tuple[str, ...]],
+    kind: Kind,
+    tokenizer: Tokenizer,
+    max_length: int,
+    source: Path,
+    pad: str | None = None,
 ) -> Prepared:
     """Split by the hash of the text, white space aside, so that no text is in two splits and the
-    order of the file does not matter; of texts that occur twice one is kept.
+    order of the file does not matter; of texts that occur twice one is kept. ``pad`` is the token
+    that pads, where it is known.
 
     Raises InputError where a split stays empty, a class has only one value, one text has two
     labels, or the tokenizer lacks what the kind needs.
     """
-    known = vocabulary(tokenizer)
+    known = vocabulary(tokenizer, pad)
     sizes = np.empty(0, np.int64)
     labels: tuple[str, ...] = ()
     unique = _unique(rows, source)

@@ -15,6 +15,7 @@ from compile.artifact import Artifact, Store
 from compile.errors import Incorrect, InputError, Unsupported
 from compile.export import export_onnx
 from compile.models import hub
+from compile.models.hub_files import model_tokenizer
 from compile.models.model import load_model
 from compile.models.resolve import resolve
 from compile.models.source import source_artifact
@@ -265,6 +266,24 @@ def test_a_hub_that_cannot_be_reached_is_told(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(InputError, match="'owner/name': no such folder here, and the model hub"):
         source_artifact(resolve("owner/name", base=tmp_path), Store(tmp_path))
+
+
+def test_a_download_brings_the_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    folder = bert(tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{}")
+    asked: list[str] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert model_tokenizer("owner/name", tmp_path) == folder / "tokenizer.json"
+    assert "*.safetensors" not in asked  # data are prepared before the model is wanted
+    source_artifact(resolve("owner/name", base=tmp_path), Store(tmp_path / "store"))
+    assert {"tokenizer.json", "*.safetensors"} <= set(asked)
 
 
 def test_parity_would_notice_wrong_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

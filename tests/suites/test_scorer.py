@@ -25,7 +25,8 @@ CLASSES = 4
 LABELS = [3, 3, 0, 3, 1]
 TOKENS = Signature(
     inputs=tuple(
-        TensorSpec(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask")
+        TensorSpec(name, "int64", ("batch", "sequence"), 20)
+        for name in ("input_ids", "attention_mask")
     ),
     outputs=(TensorSpec("logits", "float32", ("batch", CLASSES)),),
 )
