@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from reports.results import Results
 
 Row = Mapping[str, Any]
+
+LOG_COLUMNS = 120
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,13 @@ def headings(rows: Sequence[Row], metrics: Collection[str] = _ALL) -> list[Headi
         if any(row.get(name) is not None for row in rows):
             chosen.append(heading)
     return chosen
+
+
+def screen() -> Console:
+    """Standard output. A pipe or a CI log has no width of its own, and rich would fold tables into
+    80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_COLUMNS)
 
 
 def terminal(results: Results) -> Group:

@@ -9,9 +9,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from reports.store import RunStore, read_run
 from runtimes import doctor, memory, registry
 from runtimes.options import parse
 from runtimes.process import find_interpreter
+from runtimes.session import Availability
 from suites import rows
 from suites.bench import Bench
 from suites.builder import Builder
@@ -37,7 +38,6 @@ from suites.subject import Subject, find_subject
 from suites.suite import Suite, load_suite
 from suites.suite_file import SuiteFile
 
-LOG_COLUMNS = 120
 OUTPUTS = (
     "cells.parquet",
     "samples.parquet",
@@ -46,6 +46,15 @@ OUTPUTS = (
     "report.html",
     "run.json",
 )
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """A suite as it expands on this machine, and what was found out about that."""
+
+    suite: Suite
+    environment: dict[str, Any]
+    survey: Mapping[str, Availability]
 
 
 def run(
@@ -64,6 +73,18 @@ def run(
     whatever the user can mend, before anything is built where that can be known before.
     """
     console = console or Console(stderr=True)
+    expanded = expand_here(reference, console)
+    suite = expanded.suite
+    cells = suite.only(only) if only else suite.cells
+    statuses = run_cells(
+        expanded, cells, out, only=only, resume=resume, fresh=fresh, console=console
+    )
+    console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    return statuses
+
+
+def expand_here(reference: str, console: Console) -> Expanded:
+    """Read a suite, look at this machine and expand the one for the other. Raises InputError."""
     file, path, _ = read_suite(reference)
     _check_options(file, path)
     Store.default().require_writable()
@@ -77,52 +98,62 @@ def run(
         survey = dict(doctor.survey(pythons, asked_runtimes(file)))
     available = [name for name, found in survey.items() if found.available]
     suite = load_suite(reference, available, cuda=bool(environment["gpus"]))
-    cells = suite.only(only) if only else suite.cells
+    return Expanded(suite, environment, survey)
+
+
+def run_cells(
+    expanded: Expanded,
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    only: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    show: bool = True,
+    console: Console,
+) -> list[str]:
+    """Measure these cells of a suite together, as ``run`` says. ``only`` is what chose them;
+    ``show`` ends in the terminal with the run's tables."""
+    suite = expanded.suite
     with console.status("looking at models and data"):
         names = dict.fromkeys(cell.model for cell in cells)
         models = {name: find_subject(suite, name, cells) for name in names}
-    facts = _run_facts(suite, environment, survey, only)
-    facts["data"] = {
-        name: subject.task.fingerprint if subject.task else None for name, subject in models.items()
-    }
+    facts = _run_facts(expanded, models, only)
     if fresh:
         _clear(out, suite)
     if resume and (out / "run.json").exists():
         _require_same_data(read_run(out), facts, out)
     recorder = RunStore.resume(out, facts) if resume else RunStore.create(out, facts)
     with recorder:
-        versions = {name: found.versions for name, found in survey.items()}
+        versions = {name: found.versions for name, found in expanded.survey.items()}
         try:
             _measure(suite, cells, models, recorder, out, console, versions)
         except InputError:
             if recorder.finished():
                 recorder.finish({"assay_peak_bytes": memory.own_peak()})
-                _publish_apart(out)
+                _publish_apart(out, show)
                 console.print(f"what was finished before: {out / 'report.html'}", soft_wrap=True)
             elif not resume:
                 _remove(out)  # nothing was lost, and the folder is free for the mended suite
             raise
         statuses = [row["status"] for row in recorder.rows()]
         recorder.finish({"assay_peak_bytes": memory.own_peak()})
-    _publish_apart(out)
-    console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    _publish_apart(out, show)
     return statuses
 
 
-def _publish_apart(out: Path) -> None:
+def _publish_apart(out: Path, show: bool) -> None:
     """In a process of its own: tables and pictures take more memory than all else here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        apart.submit(_publish, out).result()
+        apart.submit(_publish, out, show).result()
 
 
-def _publish(out: Path) -> None:
-    """Write the report and end in the terminal with its tables."""
+def _publish(out: Path, show: bool) -> None:
+    """Write the report and, if asked to, end in the terminal with its tables."""
     reports.write(out)
-    screen = Console()
-    # A pipe or a CI log has no width of its own: rich would fold the table into 80 columns.
-    if not screen.is_terminal:
-        screen = Console(width=LOG_COLUMNS)
-    screen.print(tables.terminal(reports.load(out)))
+    if not show:
+        return
+    tables.screen().print(tables.terminal(reports.load(out)))
 
 
 def _measure(
@@ -199,12 +230,13 @@ def _check_options(file: SuiteFile, path: Path) -> None:
 
 
 def _run_facts(
-    suite: Suite, environment: dict[str, Any], survey: dict[str, Any], only: str | None
+    expanded: Expanded, subjects: Mapping[str, Subject], only: str | None
 ) -> dict[str, Any]:
     """What ``run.json`` says: what it takes to do the run again, and to compare it with another.
 
     Its versions are those of this environment and, by runtime, those of the other environments.
     """
+    suite, environment, survey = expanded.suite, expanded.environment, expanded.survey
     elsewhere = {
         name: dict(found.versions) for name, found in survey.items() if suite.runtime(name).python
     }
@@ -219,6 +251,7 @@ def _run_facts(
         "environment": environment,
         "runtimes": {name: asdict(found) for name, found in survey.items()},
         "versions": {**environment.get("versions", {}), **elsewhere},
+        "data": {name: s.task.fingerprint for name, s in subjects.items() if s.task},
         "git": _git(suite.folder),
     }
 

@@ -11,7 +11,7 @@ from reports.tables import failed_rows
 
 Row = Mapping[str, Any]
 
-_ASKED = ("suite_path", "suite_sha256", "only", "seed", "max_drop", "git")
+_ASKED = ("suite_path", "suite_sha256", "only", "seed", "max_drop", "data", "git")
 _SHOWN_APART = (
     *_ASKED,
     "suite",
