@@ -74,6 +74,11 @@ class Results:
                 kept[cell_id], strides[cell_id] = values, stride
         return {cell_id: latencies / 1e6 for cell_id, (_, latencies) in kept.items()}
 
+    @property
+    def schema_version(self) -> int:
+        """That of the tables, which an older Assay may have written."""
+        return _schema_version(self.folder / CELLS)
+
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """``cells`` as plain dictionaries, None where there is nothing."""
@@ -100,13 +105,17 @@ def _check(path: Path) -> None:
             f"{path} does not exist: the run was not finished; `assay report {path.parent}` "
             "writes it from the journal, `--resume` goes on with the run"
         )
-    metadata = _reading(path, pq.read_schema).metadata or {}
-    version = int(metadata.get(b"assay_schema_version", b"0"))
+    version = _schema_version(path)
     if version > SCHEMA_VERSION:
         raise ReportError(
             f"{path} has schema version {version}, and this Assay reads up to {SCHEMA_VERSION}: "
             "install a newer Assay"
         )
+
+
+def _schema_version(path: Path) -> int:
+    metadata = _reading(path, pq.read_schema).metadata or {}
+    return int(metadata.get(b"assay_schema_version", b"0"))
 
 
 def _frame(path: Path, filters: list[tuple[str, str, Any]] | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The command line: ``assay run | gate | list | build | report | doctor``.
+"""The command line: ``assay run | gate | compare | list | build | report | doctor``.
 
 Each command is a thin reading of its arguments. Errors are one line without a traceback, unless
 ``--debug`` asks for it; the exit code says what kind of error it was.
@@ -92,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
         help="where gate.json, junit.xml and summary.md go (default: %(default)s)",
     )
 
+    comparing = add(
+        "compare",
+        "Compare two stored runs: sizes, memory and accuracy; latencies side by side.",
+        _compare,
+    )
+    comparing.add_argument("before", type=Path, metavar="A", help="folder of the first run")
+    comparing.add_argument("after", type=Path, metavar="B", help="folder of the second run")
+    comparing.add_argument(
+        "--out", type=Path, metavar="DIR", help="also write compare.md and compare.json there"
+    )
+
     listing = add("list", "List what can be named in a suite.", _list)
     listing.add_argument(
         "what",
@@ -155,6 +166,18 @@ def _gate(options: argparse.Namespace) -> int:
     report.write(options.out)
     print("\n".join(report.lines()))
     return report.exit_code
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from reports.comparison import telling
+    from reports.tables import screen
+    from suites.comparing import compare_runs
+
+    comparison = compare_runs(options.before, options.after)
+    if options.out is not None:
+        telling.write(comparison, options.out)
+    screen().print(telling.terminal(comparison))
+    return comparison.exit_code
 
 
 def _list(options: argparse.Namespace) -> int:

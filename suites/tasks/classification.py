@@ -73,7 +73,8 @@ class Classification(Task):
     def _usual_spread(self) -> tuple[int, float]:
         return self.test_examples, math.sqrt(USUAL_FLIPS)
 
-    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+    @staticmethod
+    def drop(reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
         return paired_interval(reference["correct"], candidate["correct"], confidence)
 
     def _batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:

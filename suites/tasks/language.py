@@ -52,7 +52,8 @@ class CausalLM(Task):
     def _usual_spread(self) -> tuple[int, float]:
         return self.test_examples, USUAL_SPREAD
 
-    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+    @staticmethod
+    def drop(reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
         # The bytes are the same on both sides: nats rise as bits per byte do.
         rise = candidate["nll"] - reference["nll"]
         return weighted_interval(rise, reference["nll"], confidence)
@@ -96,7 +97,8 @@ class MaskedLM(Task):
         tokens = MASKED_SHARE * len(self.data.splits["test"].tokens)
         return int(tokens), math.sqrt(USUAL_FLIPS)
 
-    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+    @staticmethod
+    def drop(reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
         lost = reference["correct"].astype(float) - candidate["correct"]
         return weighted_interval(lost, reference["tokens"].astype(float), confidence)
 

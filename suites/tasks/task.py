@@ -160,8 +160,9 @@ class Task(ABC):
         found = self.drop(reference, candidate, confidence)
         return found.upper - found.drop
 
+    @staticmethod
     @abstractmethod
-    def drop(self, reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
+    def drop(reference: Scores, candidate: Scores, confidence: float = 0.95) -> PairedDrop:
         """How much worse the candidate is than the reference on the same examples, as a fraction:
         of accuracy, its difference; of bits per byte, its rise relative to the reference's."""
 
