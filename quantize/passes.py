@@ -90,7 +90,7 @@ class Prune(Pass):
     """Set the smallest weights of the linear layers to zero and train the rest to recover."""
 
     name = "prune"
-    version = 1
+    version = 2
     kinds = ("torch",)
     rank = 1
     libraries = ("torch",)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -21,9 +20,10 @@ from compile.models.model import load_model, save_model
 from compile.parity import parity_feeds
 from compile.train_settings import TrainSettings
 from compile.training import train
-from quantize.audit import PassFailed, check_faithful
+from quantize.audit import PassFailed, check_exclude, check_faithful
 from quantize.half import torch_run
 from quantize.passes import Prune
+from quantize.weights import Weights, linear_weights
 
 CLOSE = 0.01
 """How far the share of zeros may be from the one asked for (equal magnitudes fall together)."""
@@ -38,12 +38,14 @@ def make_pruned(
 ) -> Made:
     """Carry out the pass on a torch artifact, recover, and audit the result.
 
-    Facts: ``sparsity`` in total and ``sparsity_by_layer``, and the recovery's loss curve.
+    Facts: ``sparsity`` of all weights taken and ``sparsity_by_layer``; ``weights_share``, what
+    those are of all weights of two axes, embeddings included; the recovery's loss curve.
     """
     reference, model = load_model(source.folder), load_model(source.folder)
-    weights = linear_weights(model.module, asked.exclude)
-    if not weights:
-        raise PassFailed(asked.name, "nodes matched", "at least one nn.Linear", "none")
+    selection = linear_weights(model.inner, asked.exclude)
+    check_exclude(asked.name, asked.exclude, selection.names)
+    _check_taken(asked.name, selection)
+    weights = selection.linear
     masks = magnitude_masks(weights, asked.sparsity, asked.scope)
 
     def mask_weights(module: nn.Module) -> None:
@@ -84,24 +86,26 @@ def make_pruned(
             **made.facts,
             **facts,
             "sparsity": round(total, 4),
+            "weights_share": round(selection.share, 4),
+            "layers_excluded": selection.excluded,
             "sparsity_by_layer": {name: round(share, 4) for name, share in by_layer.items()},
         },
     )
 
 
-def linear_weights(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Tensor]:
-    """The weights of every ``nn.Linear`` by the name of its layer, shared ones once.
-
-    Embeddings and norms are never pruned, nor is a layer that shares an embedding's weight.
-    """
-    embedded = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, layer in module.named_modules():
-        if not isinstance(layer, nn.Linear) or id(layer.weight) in embedded:
-            continue
-        if not any(fnmatchcase(name, pattern) for pattern in exclude):
-            found.setdefault(id(layer.weight), (name, layer.weight))
-    return dict(found.values())
+def _check_taken(name: str, selection: Weights) -> None:
+    if selection.missed:
+        weight, reason = next(iter(selection.missed.items()))
+        raise PassFailed(
+            name,
+            "weights matched",
+            "every one of two axes in a linear layer, an embedding or a norm",
+            f"{len(selection.missed)} elsewhere, first {weight!r}: {reason}; "
+            "to leave it dense on purpose, exclude it by its name",
+        )
+    if not selection.linear:
+        why = f" (all {len(n)} are excluded by name)" if (n := selection.excluded) else ""
+        raise PassFailed(name, "weights matched", "at least one linear layer's", f"none{why}")
 
 
 def magnitude_masks(weights: dict[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:

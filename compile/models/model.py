@@ -50,6 +50,11 @@ class Model:
     """What rebuilds the module, weights aside: ``family`` and that family's settings."""
     examples: Feeds | None = None
 
+    @property
+    def inner(self) -> nn.Module:
+        """The module as its author made it: its weights are known by the names that it gives."""
+        return self.module.inner if isinstance(self.module, Adapter) else self.module
+
     def to(self, dtype: torch.dtype) -> Model:
         """The same model with floating weights, inputs and outputs of another type (in place)."""
         name = str(dtype).removeprefix("torch.")
@@ -83,8 +88,7 @@ def save_model(model: Model, folder: Path, facts: Mapping[str, Any] | None = Non
 
     Returns what ``Store.derive`` wants to know; ``facts`` are joined by the parameters' count.
     """
-    inner = model.module.inner if isinstance(model.module, Adapter) else model.module
-    _save_weights(inner, folder / WEIGHTS)
+    _save_weights(model.inner, folder / WEIGHTS)
     if model.examples is not None:
         np.savez(folder / EXAMPLES, allow_pickle=False, **model.examples)
     description = {

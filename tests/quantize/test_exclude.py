@@ -46,6 +46,14 @@ def test_weight_is_excluded_by_its_own_name(name: str, graphs, store: Store) -> 
         assert built.facts["layers_excluded"] == {"down": "excluded by 'down.w*'"}
 
 
+def test_slip_of_the_pen_is_refused_of_modules_too(classifier: Artifact, store: Store) -> None:
+    with pytest.raises(PassFailed, match=r"pass prune: exclude 'haed': .* like 'head\.\w+'"):
+        made(classifier, store, **{"pass": "prune", "steps": 0, "exclude": ["haed"]})
+    # Never pruned, so there is nothing to exclude.
+    with pytest.raises(PassFailed, match=r"exclude '\*embedding\*'"):
+        made(classifier, store, **{"pass": "prune", "steps": 0, "exclude": ["*embedding*"]})
+
+
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_embedding_can_be_named_only_where_embeddings_are_taken(name: str, graphs, store) -> None:
     source = graphs.put(graphs.tied(), graphs.TIED)

@@ -9,7 +9,7 @@ from compile.errors import InputError, Unsupported
 from compile.models.model import load_model
 from quantize.audit import PassFailed
 from quantize.build import build
-from quantize.prune import linear_weights, magnitude_masks, sparsity_of
+from quantize.prune import magnitude_masks, sparsity_of
 from quantize.recipe import recipe_from_table
 
 
@@ -76,18 +76,12 @@ def test_excluded_layers_embeddings_and_norms_stay(classifier: Artifact, store: 
     assert not any(n.startswith(("head", "layers.0", "embedding")) or "norm" in n for n in touched)
 
 
-def test_layer_tied_to_an_embedding_is_not_pruned() -> None:
-    module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False), nn.Linear(5, 3))
-    module[1].weight = module[0].weight
-    assert list(linear_weights(module, ())) == ["2"]
-
-
 def test_sparsity_is_the_share_of_exact_zeros() -> None:
     assert sparsity_of([torch.tensor([0.0, 1e-30]), torch.tensor([0.0, -0.0])]) == 0.75
 
 
 def test_nothing_to_prune_is_an_error(classifier: Artifact, store: Store) -> None:
-    with pytest.raises(PassFailed, match=r"at least one nn\.Linear, found none"):
+    with pytest.raises(PassFailed, match=r"at least one linear layer's, found none \(all \d+ "):
         build(recipe(exclude=["*"], steps=0), classifier, "torch", store, None, quiet)
 
 
