@@ -144,7 +144,7 @@ class Bf16(Pass):
     """bfloat16: the range of float32 in half the bytes. torch only."""
 
     name = "bf16"
-    version = 1
+    version = 2
     kinds = ("torch",)
     rank = 3
     libraries = ("torch",)

@@ -13,6 +13,7 @@ from compile.graph import infer_shapes, load_onnx, tensor_bytes
 from compile.models.model import load_model
 from quantize.audit import PassFailed
 from quantize.build import build
+from quantize.half import check_range
 from quantize.recipe import recipe_from_table
 
 
@@ -152,7 +153,9 @@ def test_torch_weight_beyond_half_precision_is_refused(classifier: Artifact, sto
     with torch.no_grad():
         next(model.module.parameters())[0, 0] = 1e5
     big = store.derive(Step("big", 1), None, lambda folder: save_model(model, folder))
-    with pytest.raises(PassFailed, match="range of weights: expected up to 65504, found 100000"):
+    with pytest.raises(
+        PassFailed, match=r"'embedding\.tokens\.weight': .* 65504, found 100000; bf16"
+    ):
         build(recipe(), big, "torch", store, None, quiet)
     build(recipe("bf16"), big, "torch", store, None, quiet)
 
@@ -165,3 +168,40 @@ def test_bf16_for_onnx_is_unsupported_with_the_reason(classifier: Artifact, stor
 def test_excluding_nodes_of_a_torch_module_is_unsupported(classifier, store: Store) -> None:
     with pytest.raises(Unsupported, match="nodes of ONNX graphs only"):
         build(recipe(exclude=["head"]), classifier, "torch", store, None, quiet)
+
+
+def with_buffers(**buffers: tuple[torch.Tensor, bool]) -> torch.nn.Module:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        module[0].weight.fill_(0.5)
+        module[0].bias.fill_(0.5)
+    for name, (tensor, persistent) in buffers.items():
+        module.register_buffer(name, tensor, persistent=persistent)
+    return module
+
+
+def test_buffer_beyond_half_precision_is_refused_by_name() -> None:
+    table = torch.tensor([1.0, -7e4, torch.inf, -torch.inf])
+    with pytest.raises(PassFailed, match=r"range of 'table': .* up to 65504, found 70000"):
+        check_range("fp16", with_buffers(table=(table, True)), torch.float16)
+    # What is not saved is made anew by the module itself, whose own affair its type is.
+    beside = with_buffers(table=(table, False), counts=(torch.tensor([70000, 1]), True))
+    assert check_range("fp16", beside, torch.float16) == {"clamped": {}, "underflowed": 0}
+    assert check_range("bf16", with_buffers(table=(table, True)), torch.bfloat16)["clamped"] == {}
+
+
+def test_single_number_of_a_module_is_clamped_and_small_ones_are_counted() -> None:
+    lowest = torch.tensor(-1e9)
+    masks = torch.tensor([0.0, -torch.inf, 1e-9, -2e-8, 6e-8])
+    module = with_buffers(lowest=(lowest, True), masks=(masks, True))
+    with torch.no_grad():
+        module[0].weight[0, 1] = 1e-9
+    facts = check_range("fp16", module, torch.float16)
+    assert facts == {"clamped": {"lowest": "-1000000000.0"}, "underflowed": 3}
+    assert module.lowest.item() == -65504
+    assert module.masks[1] == -torch.inf
+
+
+def test_range_of_a_module_is_told_in_the_lineage(classifier: Artifact, store: Store) -> None:
+    facts = build(recipe(), classifier, "torch", store, None, quiet).facts
+    assert (facts["clamped"], facts["underflowed"]) == ({}, 0)
