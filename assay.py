@@ -3,6 +3,9 @@
 The rooms have plain names (``compile``, ``reports``, ...). Another distribution, or a folder on
 ``PYTHONPATH``, may use one of them too; the command then stops here and names the intruder,
 before any of its code is imported as ours.
+
+It asserts nothing that pytest could explain, and may be imported before its plugin is asked for:
+PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
