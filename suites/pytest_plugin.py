@@ -23,9 +23,10 @@ from compile.errors import InputError, Unsupported
 from reports import units
 from reports.errors import ReportError
 from suites.cell import Cell
+from suites.expanded import Expanded, expand_here
 from suites.reading import read_suite
 from suites.replay import VirtualClock, replay
-from suites.run import Expanded, expand_here, run_cells
+from suites.run import run_cells
 
 Row = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,17 @@ from compile.artifact import Store
 from compile.errors import InputError
 from reports import tables
 from reports.store import RunStore, read_run
-from runtimes import doctor, memory, registry
-from runtimes.options import parse
-from runtimes.process import find_interpreter
-from runtimes.session import Availability
+from runtimes import memory
 from suites import rows
 from suites.bench import Bench
 from suites.builder import Builder
 from suites.cell import Cell
-from suites.measure.meters.survey import survey as survey_meters
+from suites.expanded import Expanded, expand_here
 from suites.model_run import ModelRun
 from suites.progress import Display
-from suites.reading import asked_runtimes, read_suite, shipped_suites
-from suites.subject import Subject, find_subject
-from suites.suite import Suite, load_suite
-from suites.suite_file import SuiteFile
+from suites.reading import shipped_suites
+from suites.subject import Subject
+from suites.suite import Suite
 
 OUTPUTS = (
     "cells.parquet",
@@ -46,15 +42,6 @@ OUTPUTS = (
     "report.html",
     "run.json",
 )
-
-
-@dataclass(frozen=True)
-class Expanded:
-    """A suite as it expands on this machine, and what was found out about that."""
-
-    suite: Suite
-    environment: dict[str, Any]
-    survey: Mapping[str, Availability]
 
 
 def run(
@@ -83,24 +70,6 @@ def run(
     return statuses
 
 
-def expand_here(reference: str, console: Console) -> Expanded:
-    """Read a suite, look at this machine and expand the one for the other. Raises InputError."""
-    file, path, _ = read_suite(reference)
-    _check_options(file, path)
-    Store.default().require_writable()
-    with console.status("looking at this machine"):
-        environment = doctor.environment()
-        environment["meters"] = {
-            name: told["absent"] or "read"
-            for name, told in survey_meters(bool(environment["gpus"])).items()
-        }
-        pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
-        survey = dict(doctor.survey(pythons, asked_runtimes(file)))
-    available = [name for name, found in survey.items() if found.available]
-    suite = load_suite(reference, available, cuda=bool(environment["gpus"]))
-    return Expanded(suite, environment, survey)
-
-
 def run_cells(
     expanded: Expanded,
     cells: Sequence[Cell],
@@ -116,8 +85,7 @@ def run_cells(
     ``show`` ends in the terminal with the run's tables."""
     suite = expanded.suite
     with console.status("looking at models and data"):
-        names = dict.fromkeys(cell.model for cell in cells)
-        models = {name: find_subject(suite, name, cells) for name in names}
+        models = expanded.subjects(cells)
     facts = _run_facts(expanded, models, only)
     if fresh:
         _clear(out, suite)
@@ -125,9 +93,8 @@ def run_cells(
         _require_same_data(read_run(out), facts, out)
     recorder = RunStore.resume(out, facts) if resume else RunStore.create(out, facts)
     with recorder:
-        versions = {name: found.versions for name, found in expanded.survey.items()}
         try:
-            _measure(suite, cells, models, recorder, out, console, versions)
+            _measure(expanded, cells, models, recorder, out, console)
         except InputError:
             if recorder.finished():
                 recorder.finish({"assay_peak_bytes": memory.own_peak()})
@@ -157,14 +124,14 @@ def _publish(out: Path, show: bool) -> None:
 
 
 def _measure(
-    suite: Suite,
+    expanded: Expanded,
     cells: Iterable[Cell],
     subjects: Mapping[str, Subject],
     recorder: RunStore,
     out: Path,
     console: Console,
-    versions: Mapping[str, Mapping[str, str]],
 ) -> None:
+    suite, versions = expanded.suite, expanded.versions
     done = recorder.finished()
     waiting = [cell for cell in cells if cell.id not in done]
     store = Store.default()
@@ -197,14 +164,18 @@ def _require_same_builds(bench: Bench, recorder: RunStore) -> None:
     for row in recorder.rows():
         if row["model"] != bench.subject.name or not row.get("artifact_key"):
             continue
-        with contextlib.suppress(*rows.FAILURES):
+        told = f"{row['model']} / {row['recipe']}"
+        try:
             made = bench.builds.get(bench.recipe(row["recipe"]), bench.builds.kind(row["runtime"]))
-            if made.key != row["artifact_key"]:
-                raise InputError(
-                    f"{row['model']} / {row['recipe']} is not the build that the run began with: "
-                    "the model, the recipe, the data or a library has changed since; put it back, "
-                    "or begin anew (--fresh)"
-                )
+        except rows.FAILURES as error:
+            raise InputError(
+                f"{told} was built when the run began and cannot be built now: {error}"
+            ) from error
+        if made.key != row["artifact_key"]:
+            raise InputError(
+                f"{told} is not the build that the run began with: the model, the recipe, the data "
+                "or a library has changed since; put it back, or begin anew (--fresh)"
+            )
 
 
 def _require_same_data(kept: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
@@ -215,18 +186,6 @@ def _require_same_data(kept: Mapping[str, Any], now: Mapping[str, Any], out: Pat
                 f"{out}: the data of model {model!r} has changed since the run began; put it back, "
                 "or begin anew (--fresh)"
             )
-
-
-def _check_options(file: SuiteFile, path: Path) -> None:
-    """Raise InputError for an option that a runtime does not have, or an interpreter that does not
-    exist, before anything is built."""
-    for name, entry in file.runtimes.items():
-        try:
-            if entry.python is not None:
-                find_interpreter(entry.python)
-            parse(registry.entry(name).load().options, entry.model_extra or {}, name)
-        except InputError as error:
-            raise InputError(f"{path}: runtimes.{name}: {error}") from error
 
 
 def _run_facts(

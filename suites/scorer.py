@@ -59,7 +59,9 @@ class ScoreCache:
             np.savez_compressed(draft, allow_pickle=False, **arrays)
             draft.replace(self._root / f"{key}.npz")
         except OSError:
-            return  # A full disk costs the next run some seconds, and must not end this one.
+            # A full disk costs the next run some seconds, and must not end this one.
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)

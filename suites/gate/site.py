@@ -12,14 +12,13 @@ from typing import Any
 from rich.console import Console
 
 from compile.artifact import Store
-from runtimes import doctor
 from suites.bench import Bench
 from suites.builder import Builder
 from suites.cell import Cell
+from suites.expanded import expand_here
 from suites.progress import Display
-from suites.reading import asked_runtimes, read_suite
-from suites.subject import Subject, find_subject
-from suites.suite import Suite, load_suite
+from suites.subject import Subject
+from suites.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -56,24 +55,17 @@ def open_site(reference: str, only: str | None, console: Console | None) -> Iter
     """Read the suite, look at this machine, and find the models and data of the cells that are
     ``only`` (a glob; None for all). Raises InputError for what the user can mend."""
     console = console or Console(stderr=True)
-    file, _, _ = read_suite(reference)
-    with console.status("looking at this machine, models and data"):
-        environment = doctor.environment()
-        pythons = {name: entry.python for name, entry in file.runtimes.items() if entry.python}
-        survey = dict(doctor.survey(pythons, asked_runtimes(file)))
-        available = [name for name, found in survey.items() if found.available]
-        suite = load_suite(reference, available, cuda=bool(environment["gpus"]))
-        cells = suite.only(only) if only else suite.cells
-        names = dict.fromkeys(cell.model for cell in cells)
-        subjects = {name: find_subject(suite, name, cells) for name in names}
-    versions = {name: found.versions for name, found in survey.items()}
+    expanded = expand_here(reference, console)
+    cells = expanded.suite.only(only) if only else expanded.suite.cells
+    with console.status("looking at models and data"):
+        subjects = expanded.subjects(cells)
     with Display(console=console) as display, tempfile.TemporaryDirectory() as logs:
         yield Site(
-            suite,
+            expanded.suite,
             cells,
             subjects,
-            environment,
-            versions,
+            expanded.environment,
+            expanded.versions,
             Store.default(),
             display,
             Path(logs),

@@ -103,6 +103,19 @@ def test_a_model_that_changed_under_a_resumed_run_is_refused(suite_file, ramp_mo
     assert (out / "report.html").exists()
 
 
+def test_a_finished_build_that_cannot_be_made_any_more_ends_a_resumed_run(suite_file, tmp_path):
+    suite, out = suite_file(), tmp_path / "out"
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("")
+    suite.write_text(suite.read_text().replace("[matrix]", '[matrix]\nrecipe = ["mine.toml"]'))
+    run(str(suite), out, only="one")
+    # The ramp has nothing that could be fused, and a pass without an effect is an error.
+    recipe.write_text('[[passes]]\npass = "fuse"\n')
+    with pytest.raises(InputError, match=r"ramp / mine.toml was built .* cannot be built now"):
+        run(str(suite), out, resume=True)
+    assert list(cells(out).index) == ["one"]
+
+
 def test_run_of_another_suite_is_not_touched(suite_file, tmp_path):
     suite, out = suite_file(), tmp_path / "out"
     run(str(suite), out, only="one")

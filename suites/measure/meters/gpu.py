@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from runtimes.nvml import NvmlDevice, NvmlUnavailable
-from suites.measure.meters.meter import Seen, Unreadable
+from runtimes.nvml import NvmlDevice
+from suites.measure.meters.meter import Seen
+from suites.measure.meters.nvml import NvmlMeter
 
 
 class State(NamedTuple):
@@ -14,8 +15,14 @@ class State(NamedTuple):
     temperature_c: int
     slowed_by: tuple[str, ...]
 
+    @classmethod
+    def of(cls, device: NvmlDevice) -> State:
+        return cls(
+            device.clock_mhz(), device.power_cap_w(), device.temperature_c(), device.slowed_by()
+        )
 
-class Gpu:
+
+class Gpu(NvmlMeter):
     """A block is disturbed by ``gpu-power-cap``, ``gpu-thermal`` and the like (``nvml.SLOWED``)
     where NVML named that reason before or after it."""
 
@@ -25,26 +32,8 @@ class Gpu:
         "a block, whoever caused them; a reason that came and went inside is not seen"
     )
 
-    def __init__(self, device: str) -> None:
-        self._device: NvmlDevice | None = None
-        self._absent = ""
-        try:
-            self._device = NvmlDevice(device)
-        except NvmlUnavailable as error:
-            self._absent = str(error)
-
     def read(self) -> State:
-        if self._device is None:
-            raise Unreadable(self._absent)
-        try:
-            return State(
-                self._device.clock_mhz(),
-                self._device.power_cap_w(),
-                self._device.temperature_c(),
-                self._device.slowed_by(),
-            )
-        except NvmlUnavailable as error:
-            raise Unreadable(str(error)) from error
+        return self.ask(State.of)
 
     def between(self, before: State, after: State, seconds: float) -> Seen:
         reasons = dict.fromkeys((*before.slowed_by, *after.slowed_by))

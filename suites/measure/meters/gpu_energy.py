@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from runtimes.nvml import NvmlDevice, NvmlUnavailable
+from runtimes.nvml import NvmlDevice
 from suites.measure.meters.meter import Seen, Unreadable
+from suites.measure.meters.nvml import NvmlMeter
 
 
-class GpuEnergy:
+class GpuEnergy(NvmlMeter):
     """``nvmlDeviceGetTotalEnergyConsumption`` of the cell's GPU."""
 
     name = "gpu-energy"
@@ -16,22 +17,12 @@ class GpuEnergy:
     ms for NVML's power readings)."""
 
     def __init__(self, device: str) -> None:
+        super().__init__(device)
         self.source = f"nvml: {device}"
-        self._device: NvmlDevice | None = None
-        self._absent = ""
-        try:
-            self._device = NvmlDevice(device)
-        except NvmlUnavailable as error:
-            self._absent = str(error)
 
     def read(self) -> float:
         """Joules."""
-        if self._device is None:
-            raise Unreadable(self._absent)
-        try:
-            return self._device.energy_j()
-        except NvmlUnavailable as error:
-            raise Unreadable(str(error)) from error
+        return self.ask(NvmlDevice.energy_j)
 
     def between(self, before: float, after: float, seconds: float) -> Seen:
         if after < before:

@@ -1,0 +1,77 @@
+"""What only means something where machine and contract agree."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import reports
+from reports.compare import Comparison, compare
+from reports.comparison import telling
+from reports.comparison.judgement import Judgement
+from reports.store import RunStore
+
+MIB = 2**20
+RIGHT = np.ones(400, np.int64)
+
+
+def found(comparison: Comparison, metric: str) -> list[Judgement]:
+    return [judgement for judgement in comparison.judgements if judgement.metric == metric]
+
+
+def test_memory_under_another_contract_is_not_judged(write, row, drop):
+    before = write("a", [row(), row(workload="two")])
+    changed = [
+        row(contract_threads=2, memory_peak_bytes=200 * MIB),
+        row(workload="two", batch=8, memory_peak_bytes=300 * MIB),
+    ]
+    comparison = compare(before, write("b", changed), drop)
+    assert [(j.verdict, j.seen) for j in found(comparison, "memory peak")] == [
+        ("not comparable", "threads (1, then 2)"),
+        ("not comparable", "batch (1, then 8)"),
+    ]
+
+
+def test_latency_is_never_judged_however_it_changed(write, row, drop):
+    comparison = compare(
+        write("a", [row()]), write("b", [row(latency_p50_ms=400.0, speedup=0.01)]), drop
+    )
+    assert comparison.exit_code == 0
+    assert not [j for j in comparison.judgements if "latency" in j.metric]
+    (pair,) = comparison.latencies
+    assert (pair.before["latency_p50_ms"], pair.after["latency_p50_ms"]) == (4.0, 400.0)
+    assert pair.unlike == ()
+
+
+def test_what_differs_between_the_machines_is_listed(write, row, drop):
+    other = {
+        "cpu": {"model": "EPYC 9654", "usable_cores": 2, "governor": "performance"},
+        "python": "3.11.7",
+        "versions": {"torch": "2.14.0"},
+    }
+    after = write("b", [row(contract_threads=2)], environment=other)
+    comparison = compare(write("a", [row()]), after, drop)
+    assert [str(difference) for difference in comparison.environment] == [
+        "cpu.model (Xeon 8488C, then EPYC 9654)",
+        "versions.torch (2.13.0, then 2.14.0)",
+        "cpu.governor (unknown, then performance)",
+    ]
+    (pair,) = comparison.latencies
+    assert [str(difference) for difference in pair.unlike] == ["threads (1, then 2)"]
+    told = telling.to_json(comparison)["latencies"][0]
+    assert told["comparable"] is False
+
+
+def test_run_that_moved_to_another_machine_agrees_with_none(write, tmp_path, row, drop):
+    before = write("a", [row()])
+    write("b", [row()])
+    moved = {"suite_text": "the suite", "environment": {**write.environment, "python": "3.12.1"}}
+    with RunStore.resume(tmp_path / "b", moved) as store:
+        store.finish()
+    (difference,) = compare(before, reports.load(tmp_path / "b"), drop).environment
+    assert str(difference) == "python (3.11.7, then 3.11.7, resumed with 3.12.1)"
+
+
+def test_unknown_machine_agrees_with_no_other(write, row, drop):
+    runs = [write(name, [row()], environment=None) for name in "ab"]
+    (difference,) = compare(*runs, drop).environment
+    assert str(difference) == "environment (unknown, then unknown)"
