@@ -163,8 +163,8 @@ class _Cell:
             if stopping.look(self.samples().kept):
                 self._finish("precision")
                 return
-            known = not math.isinf(stopping.looks[-1].precision)
-            if out_of_time and not (known or full or self._budget > plan.max_seconds):
+            again = stopping.looks[-1].within_reach and self._budget == plan.max_seconds
+            if out_of_time and again and not full:
                 # No figure at all is worth more time than a wide one.
                 self._budget *= 2
             elif out_of_time or full:

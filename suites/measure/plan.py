@@ -30,7 +30,7 @@ class MeasurePlan:
     """Timed calls last at least this long before the first look."""
     max_seconds: float = 5.0
     """A cell's budget after its warm-up, re-warming included. One whose p50 has no interval by
-    then gets as much once more."""
+    then gets as much once more if its calls are worth half of what it takes."""
     block_seconds: float = 0.1
     """About how long one cell's turn lasts before another's."""
     min_rounds: int = 6

@@ -46,6 +46,11 @@ class Look:
         """Relative half width of the p50's interval; infinite where there is none."""
         return self.p50.precision if isinstance(self.p50, QuantileEstimate) else math.inf
 
+    @property
+    def within_reach(self) -> bool:
+        """Whether there is no interval, and twice as many calls like these would give one."""
+        return isinstance(self.p50, Insufficient) and 2 * self.p50.effective >= self.p50.needed
+
 
 class Stopping:
     """The looks of one cell."""
