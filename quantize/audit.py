@@ -40,9 +40,6 @@ INTEGER_KERNELS = frozenset(
         "QLinearMatMul",
     }
 )
-FEWEST_EXAMPLES = 16
-"""Calibration examples below which nothing is calibrated or compared, unless a recipe asks for
-fewer: the ranges of so few texts say little of the next one."""
 FLOAT_KERNELS = frozenset(
     {
         "Conv",
@@ -60,6 +57,9 @@ FLOAT_KERNELS = frozenset(
         "RNN",
     }
 )
+FEWEST_EXAMPLES = 16
+"""Calibration examples below which nothing is calibrated or compared, unless a recipe asks for
+fewer: the ranges of so few texts say little of the next one."""
 
 
 class PassFailed(RuntimeError):

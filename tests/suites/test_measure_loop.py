@@ -220,7 +220,7 @@ def test_budget_ends_a_noisy_cell_with_the_precision_it_reached():
 
 @pytest.mark.parametrize(("run", "again"), [(4, True), (12, False)])
 def test_cell_without_an_interval_gets_its_time_once_more_where_that_may_help(run, again):
-    """Calls come in runs of fast and slow: the longer, the fewer independent ones they are worth."""
+    """Calls come in runs of fast and slow: the longer, the fewer independent ones they make."""
 
     def in_runs(made):
         return 10.0 if np.random.default_rng(made // run).random() < 0.5 else 14.0
