@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -18,6 +19,8 @@ from suites.measure.quantiles import autoregressive_samples
 
 FEWEST_ROUNDS = 3
 """With two, Student's interval rests on one degree of freedom and says nothing."""
+MOST_ROUNDS = 300
+"""Whose pairs are averaged: of more rounds, as many are taken evenly."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,32 @@ class RatioEstimate:
     confidence: float
     rounds: int
 
+    @property
+    def turned_over(self) -> RatioEstimate:
+        """``b`` over ``a``."""
+        return RatioEstimate(
+            1 / self.value, 1 / self.high, 1 / self.low, self.confidence, self.rounds
+        )
+
 
 def ratio_interval(
     a: Measurement, b: Measurement, confidence: float = 0.95
 ) -> RatioEstimate | None:
     """The ratio of two interleaved cells' median call times, from the rounds that both were in.
 
-    With ``d_r = log(median of a in round r) - log(median of b in round r)`` over ``R`` rounds,
+    With ``d_r = log(median of a in round r) - log(median of b in round r)`` over ``R`` rounds, the
+    value is ``exp`` of the median of all Walsh averages ``(d_r + d_s) / 2``, ``r <= s`` (Hodges &
+    Lehmann 1963), and its ends are those of the signed-rank test: the ``k``-th smallest and largest
+    average, with ``k = max{k : P(W < k) <= alpha/2}`` and ``W`` Wilcoxon's statistic of ``R``
+    (Hollander, Wolfe & Chicken, *Nonparametric Statistical Methods*, 3.3). The ends are moved away
+    from the value by ``sqrt(R / m)``, where ``m <= R`` is what the rounds are worth if ``d`` is a
+    first-order autoregression (``autoregressive_samples``). Fewer than six rounds cannot support
+    such an interval at 95 %: they have Student's of the mean.
 
-        exp(mean(d) +- t_{R-1, 1-alpha/2} * sd(d) / sqrt(m))
-
-    where ``m <= R`` is what the rounds are worth if ``d`` is a first-order autoregression
-    (``autoregressive_samples``). What the machine did in a round slowed both and cancels in
-    ``d_r``; the order within a round was random, so that a drift inside it has no direction. What
-    is assumed is that the ``d_r`` are about normal, as medians of blocks are. None with fewer than
-    three common rounds, as for cells of different groups.
+    What the machine did in a round slowed both and cancels in ``d_r``. What is assumed of the rest
+    is that it is symmetric, as the random order within a round makes it: a change of speed between
+    the two blocks strikes either of them. Such a round lies far off, and is one round here.
+    None with fewer than three common rounds, as for cells of different groups.
     """
     return _ratio(_log_medians(a.samples), _log_medians(b.samples), confidence)
 
@@ -58,14 +72,14 @@ def ratios(
     misses the truth.
     """
     medians = {name: _log_medians(each.samples) for name, each in measurements.items()}
-    return {
-        a: {
-            b: found
-            for b in medians
-            if b != a and (found := _ratio(medians[a], medians[b], confidence)) is not None
-        }
-        for a in medians
-    }
+    found: dict[str, dict[str, RatioEstimate]] = {name: {} for name in medians}
+    names = list(medians)
+    for place, a in enumerate(names):
+        for b in names[place + 1 :]:
+            ratio = _ratio(medians[a], medians[b], confidence)
+            if ratio is not None:
+                found[a][b], found[b][a] = ratio, ratio.turned_over
+    return found
 
 
 def _ratio(
@@ -75,17 +89,51 @@ def _ratio(
     if len(common) < FEWEST_ROUNDS:
         return None
     differences = np.array([by_round_a[r] - by_round_b[r] for r in common])
-    worth = max(autoregressive_samples(differences), 1.0)
-    centre = float(differences.mean())
-    error = float(differences.std(ddof=1)) / math.sqrt(worth)
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(common) - 1)) * error
+    stretch = math.sqrt(len(common) / max(autoregressive_samples(differences), 1.0))
+    low, centre, high = _by_signed_ranks(differences, confidence) or _students(
+        differences, confidence
+    )
     return RatioEstimate(
         math.exp(centre),
-        math.exp(centre - reach),
-        math.exp(centre + reach),
+        math.exp(centre - stretch * (centre - low)),
+        math.exp(centre + stretch * (high - centre)),
         confidence,
         len(common),
     )
+
+
+def _by_signed_ranks(
+    differences: np.ndarray, confidence: float
+) -> tuple[float, float, float] | None:
+    """Lower end, Hodges-Lehmann estimate, upper end; None where the rounds are too few."""
+    n = len(differences)
+    if n > MOST_ROUNDS:
+        differences = differences[np.linspace(0, n - 1, MOST_ROUNDS).astype(int)]
+        n = MOST_ROUNDS
+    rank = signed_rank(n, confidence)
+    if rank < 1:
+        return None
+    first, second = np.triu_indices(n)
+    averages = np.sort((differences[first] + differences[second]) / 2)
+    return float(averages[rank - 1]), float(np.median(averages)), float(averages[-rank])
+
+
+@cache
+def signed_rank(n: int, confidence: float) -> int:
+    """``max{k : P(W < k) <= alpha/2}`` of Wilcoxon's ``W``, the sum of the ranks 1..n that have a
+    positive sign, all ``2^n`` signs being equally likely; 0 if there is none."""
+    chances = np.ones(1)
+    for rank in range(1, n + 1):
+        without, with_it = np.pad(chances, (0, rank)), np.pad(chances, (rank, 0))
+        chances = (without + with_it) / 2
+    return int(np.searchsorted(np.cumsum(chances), (1 - confidence) / 2, side="right"))
+
+
+def _students(differences: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    n, centre = len(differences), float(differences.mean())
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    return centre - reach, centre, centre + reach
 
 
 def _log_medians(samples: Samples) -> dict[int, float]:

@@ -21,6 +21,10 @@ WINDOW_CALLS = 6
 DRIFT_CONFIDENCE = 0.998
 """Confidence of each of the two intervals that must be apart for a drift to be called."""
 
+LARGE_DRIFT = 4
+"""Tolerances. Calls that moved further than this, every one of a third, are not steady, whether
+it is a trend or slow noise."""
+
 
 @dataclass
 class WarmUp:
@@ -66,7 +70,7 @@ class Drift:
     change: float
     """Relative change of the median; positive when it became slower."""
     significant: bool
-    """The change is larger than the tolerance and the medians' intervals are apart."""
+    """The change is larger than the tolerance, and no accident."""
 
 
 def drift_of(samples: np.ndarray, tolerance: float) -> Drift:
@@ -76,6 +80,10 @@ def drift_of(samples: np.ndarray, tolerance: float) -> Drift:
     is not refused for a change that nobody would care about, and disjoint intervals, so that a
     short and noisy one is not refused for its noise. The effective samples of a third are those
     of its rest around a line: a drift inside it must not pass for noise that hides the drift.
+
+    A bend inside a third does pass for such noise, and a third may be worth too few samples for an
+    interval. Then a change beyond ``LARGE_DRIFT`` tolerances between thirds that do not overlap at
+    all is significant.
     """
     third = len(samples) // 3
     if third < WINDOW_CALLS:
@@ -92,9 +100,9 @@ def drift_of(samples: np.ndarray, tolerance: float) -> Drift:
         )
         for part in parts
     )
-    apart = (
-        isinstance(first, QuantileEstimate)
-        and isinstance(last, QuantileEstimate)
-        and (first.high < last.low or last.high < first.low)
-    )
-    return Drift(change, apart and abs(change) > tolerance)
+    if isinstance(first, QuantileEstimate) and isinstance(last, QuantileEstimate):
+        apart = first.high < last.low or last.high < first.low
+        return Drift(change, apart and abs(change) > tolerance)
+    before, after = parts
+    separate = before.max() < after.min() or after.max() < before.min()
+    return Drift(change, bool(separate) and abs(change) > LARGE_DRIFT * tolerance)

@@ -1,14 +1,16 @@
 """The ratio of two interleaved cells, from a real run of the loop on a machine that drifts."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from suites.measure.loop import measure
+from suites.measure.measurement import Measurement, Samples
 from suites.measure.plan import MeasurePlan
-from suites.measure.ratio import ratio_interval, ratios
+from suites.measure.ratio import ratio_interval, ratios, signed_rank
 
 
 class Drifting:
@@ -49,7 +51,7 @@ def test_ratio_turns_over_when_the_cells_change_places(pair):
     assert (there.low, there.high) == pytest.approx((1 / back.high, 1 / back.low))
 
 
-def test_ratio_is_students_interval_of_the_rounds_when_they_are_independent(pair):
+def differences_of(pair):
     logs = [
         [
             math.log(np.median(cell.samples.nanoseconds[cell.samples.round == number]))
@@ -57,12 +59,88 @@ def test_ratio_is_students_interval_of_the_rounds_when_they_are_independent(pair
         ]
         for cell in pair
     ]
-    plain = stats.ttest_rel(*logs).confidence_interval(0.95)
-    ratio = ratio_interval(*pair)
-    assert ratio.value == pytest.approx(math.exp(np.mean(logs[0]) - np.mean(logs[1])))
+    return np.array(logs[0]) - np.array(logs[1])
+
+
+def test_ratio_is_the_middle_of_what_the_signed_rank_test_does_not_reject(pair):
+    ratio, found = ratio_interval(*pair), differences_of(pair)
+    averages = [(a + b) / 2 for place, a in enumerate(found) for b in found[place:]]
+    assert math.log(ratio.value) == pytest.approx(np.median(averages))
     # Dependence among rounds may only widen it.
-    assert ratio.low <= math.exp(plain.low) * (1 + 1e-12)
-    assert ratio.high >= math.exp(plain.high) * (1 - 1e-12)
+    kept = [
+        shift
+        for shift in np.linspace(found.min(), found.max(), 200)
+        if stats.wilcoxon(found - shift, method="exact").pvalue > 0.05
+    ]
+    assert ratio.low <= math.exp(min(kept))
+    assert ratio.high >= math.exp(max(kept))
+
+
+def measured(medians_ms):
+    """A cell with one call in each round."""
+    medians = np.array(medians_ms, float)
+    rounds = np.arange(len(medians), dtype=np.int32)
+    none = np.zeros(len(medians), bool)
+    return Measurement(
+        status="ok",
+        reason="",
+        stopped_by="time",
+        samples=Samples((medians * 1e6).astype(np.int64), none, rounds, rounds, none),
+        looks=(),
+        quantiles={},
+        minimum_ns=None,
+        mad_ns=None,
+        warmup_calls=0,
+        warmup_seconds=0.0,
+    )
+
+
+def alternating(n, size=0.01):
+    """Differences that change their sign from round to round: no round depends on another."""
+    return size * np.where(np.arange(n) % 2 == 0, 1, -1) * (1 + np.arange(n) / (10 * n))
+
+
+@pytest.mark.parametrize("rounds", [6, 9, 15, 40])
+def test_ratio_has_the_ends_of_the_exact_test_where_rounds_are_independent(rounds):
+    found = alternating(rounds) + 0.2
+    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(rounds, 10.0)))
+    for end, outwards in ((ratio.low, -1), (ratio.high, 1)):
+        inside, outside = (math.log(end) - outwards * 1e-6, math.log(end) + outwards * 1e-6)
+        assert stats.wilcoxon(found - inside, method="exact").pvalue > 0.05
+        assert stats.wilcoxon(found - outside, method="exact").pvalue <= 0.05
+
+
+def test_ratio_of_five_rounds_is_students():
+    found = alternating(5) + 0.2
+    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(5, 10.0)))
+    plain = stats.ttest_1samp(found, 0).confidence_interval(0.95)
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(plain.low), math.exp(plain.high)))
+    assert ratio.value == pytest.approx(math.exp(found.mean()))
+
+
+def test_ratio_is_not_moved_by_a_round_in_which_the_machine_changed_its_speed():
+    found = alternating(20) + 0.2
+    found[7] = 1.8  # the one block was over when a neighbour came
+    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(20, 10.0)))
+    assert ratio.value == pytest.approx(math.exp(0.2), rel=0.01)
+    assert ratio.high / ratio.low < 1.03
+    by_student = stats.ttest_1samp(found, 0).confidence_interval(0.95)
+    assert by_student.high - by_student.low > 0.3
+
+
+def test_ratio_of_a_thousand_rounds_averages_the_pairs_of_some():
+    found = alternating(1001) + 0.2
+    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(1001, 10.0)))
+    assert ratio.rounds == 1001
+    assert ratio.value == pytest.approx(math.exp(0.2), rel=0.01)
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 9, 12])
+def test_signed_rank_is_the_one_of_all_signs_counted(n):
+    ranks = np.arange(1, n + 1)
+    sums = np.array([ranks[list(signs)].sum() for signs in product((False, True), repeat=n)])
+    below = [np.mean(sums < k) for k in range(len(sums))]
+    assert signed_rank(n, 0.95) == max(k for k, chance in enumerate(below) if chance <= 0.025)
 
 
 def test_ratio_is_none_without_three_common_rounds():
@@ -80,10 +158,8 @@ def test_ratio_is_none_without_three_common_rounds():
 def test_ratios_of_all_pairs_are_those_of_each_pair(pair):
     slow, fast = pair
     found = ratios({"slow": slow, "fast": fast})
-    assert found == {
-        "slow": {"fast": ratio_interval(slow, fast)},
-        "fast": {"slow": ratio_interval(fast, slow)},
-    }
+    assert vars(found["slow"]["fast"]) == pytest.approx(vars(ratio_interval(slow, fast)))
+    assert vars(found["fast"]["slow"]) == pytest.approx(vars(ratio_interval(fast, slow)))
 
 
 class Shared:
