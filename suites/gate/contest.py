@@ -20,6 +20,9 @@ from suites.cell import Cell
 from suites.correctness import compare
 from suites.gate.pair import PairPlan, PairSample, measure_pair
 from suites.gate.verdict import PairedVerdict
+from suites.measure.meters.load import OtherLoad
+from suites.measure.meters.surroundings import Surroundings
+from suites.measure.plan import MeasurePlan
 from suites.progress import Display
 from suites.sessions import LiveSession, load_together
 
@@ -96,14 +99,14 @@ class Contest:
         order = (candidate, baseline) if candidate_first else (baseline, candidate)
         try:
             load_together(order)
-            for session in order:
-                _ = session.worker
+            pids = [session.worker.pid for session in order]
+            around = Surroundings([OtherLoad(pids, MeasurePlan.disturbed_cores)])
             reads_memory = self.pairs < MEMORY_PAIRS
             for workload in self.cells if reads_memory else self._open():
                 self._put_in_place(candidate, baseline, candidate_first, workload)
                 verdict = self.verdicts.get(workload)
                 if verdict is not None and not verdict.finished:
-                    sample = measure_pair(candidate, baseline, candidate_first, plan)
+                    sample = measure_pair(candidate, baseline, candidate_first, plan, around)
                     self.samples.setdefault(workload, []).append(sample)
                     verdict.add(sample.difference)
                 if reads_memory:

@@ -138,6 +138,8 @@ class Judge:
     def _latency(self, contest: Contest, cell: Cell, verdict: PairedVerdict) -> None:
         outcome = verdict.outcome
         pairs = len(verdict.differences)
+        samples = contest.samples.get(cell.workload, [])
+        others = _mean([sample.others_cores for sample in samples])
         seen = f"{verdict.change:+.1%} in {pairs} pairs"
         if outcome == "regressed":
             seen += f": slower by more than the {verdict.ignore:.0%} that is ignored"
@@ -145,14 +147,16 @@ class Judge:
             seen += f": not slower by more than {verdict.margin:.0%}"
         else:
             spread = float(np.std(verdict.differences, ddof=1)) if pairs > 1 else math.nan
+            noise = f"pairs differ by {spread:.1%}"
+            if others is not None:
+                noise += f", while other processes used {others:.2f} cores"
             seen += (
-                f": neither known to be slower nor known to be within {verdict.margin:.0%} (pairs "
-                f"differ by {spread:.1%}); raise gate.max_pairs or quieten the machine"
+                f": neither known to be slower nor known to be within {verdict.margin:.0%} "
+                f"({noise}); raise gate.max_pairs or quieten the machine"
             )
         if contest.unlike:
             outcome = "inconclusive"
             seen = f"not comparable: the fairness contracts differ ({contest.unlike}); {seen}"
-        samples = contest.samples.get(cell.workload, [])
         self._find(
             cell.label,
             "latency",
@@ -167,6 +171,7 @@ class Judge:
                 "evidence_slower_needed": verdict.slower_needed,
                 "evidence_fast_enough": verdict.fast_enough,
                 "evidence_fast_enough_needed": verdict.fast_enough_needed,
+                "others_cores": others,
                 "timed_s": sum(sample.seconds for sample in samples),
                 "pair_own_s": contest.own_seconds,
             },
@@ -206,3 +211,9 @@ class Judge:
 
 def _median_ms(blocks: Sequence[np.ndarray]) -> float | None:
     return float(np.median(np.concatenate(blocks))) / 1e6 if blocks else None
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [figure for figure in figures if figure is not None]
+    return float(np.mean(known)) if known else None

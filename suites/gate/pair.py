@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from suites.measure.loop import Sampler
+from suites.measure.meters.surroundings import Surroundings
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class PairSample:
     """Timed, of both sides together."""
     seconds: float
     """That those calls took, warm-up included."""
+    others_cores: float | None
+    """Cores that other processes used in the rounds; None where it cannot be read."""
 
 
 def measure_pair(
@@ -52,6 +55,7 @@ def measure_pair(
     baseline: Sampler,
     candidate_first: bool,
     plan: PairPlan,
+    surroundings: Surroundings | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PairSample:
     """Let two samplers take turns. With ``a_r`` and ``b_r`` the median calls of round ``r``,
@@ -61,7 +65,12 @@ def measure_pair(
     A median of ratios, not a ratio of medians: a neighbour that slows some rounds by half slows
     both sides of each, and one that strikes within a round spoils that round alone. The side that
     goes first alternates from round to round, and ``candidate_first``, a coin, says which begins.
+
+    ``surroundings`` are read before the first round and after the last. What they say explains a
+    pair and decides nothing: to leave out the pairs that were disturbed would be to choose among
+    them by what they have in common with their outcome.
     """
+    around = surroundings or Surroundings([])
     sides = {True: candidate, False: baseline}
     order = (candidate_first, not candidate_first)
     timed = calls = 0
@@ -73,6 +82,7 @@ def measure_pair(
         call_s = max(call_s, median / 1e9)
     block = max(1, math.ceil(plan.block_s / max(call_s, 1e-9)))
     medians: dict[bool, list[float]] = {True: [], False: []}
+    before, began = around.read(), clock()
     for number in range(plan.rounds):
         for side in order if number % 2 == 0 else reversed(order):
             nanoseconds = sides[side].sample(block, plan.rewarm_calls)
@@ -80,6 +90,7 @@ def measure_pair(
             calls += len(nanoseconds)
             # A call below the clock's tick reads 0, which has no logarithm.
             medians[side].append(max(float(np.median(nanoseconds)), 1.0))
+    figures = around.seen(before, clock() - began).figures
     a, b = np.array(medians[True]), np.array(medians[False])
     return PairSample(
         difference=float(np.median(np.log(a) - np.log(b))),
@@ -88,6 +99,7 @@ def measure_pair(
         candidate_first=candidate_first,
         calls=calls,
         seconds=timed / 1e9,
+        others_cores=figures.get("machine_others_cores"),
     )
 
 

@@ -1,29 +1,17 @@
 """What the comparison with other benchmarks reads, counts and prints."""
 
-import importlib.util
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from scripts.peers import environment, readings
+from scripts.peers import table as tables
+
 HOUSE = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parent / "fixtures"
-
-
-def load(name):
-    """By path: the scripts are no part of the wheel."""
-    path = HOUSE / "scripts" / "peers" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"assay_peers_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-readings, tables, environment = load("readings"), load("table"), load("environment")
 Turn, NoLatency = tables.Turn, readings.NoLatency
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from suites.gate.pair import PairPlan, measure_pair
+from suites.measure.meters.meter import Seen
+from suites.measure.meters.surroundings import Surroundings
 
 
 class Machine:
@@ -38,7 +40,7 @@ class Side:
 
 def pair(machine: Machine, ratio: float, first: bool = True, **plan: float):
     sides = Side(machine, "candidate", 0.005 * ratio), Side(machine, "baseline", 0.005)
-    return measure_pair(*sides, first, PairPlan(**plan), machine.clock)
+    return measure_pair(*sides, first, PairPlan(**plan), clock=machine.clock)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -73,4 +75,33 @@ def test_calls_below_the_clocks_tick_are_compared_as_ticks() -> None:
 
     machine = Machine()
     sides = Instant(machine, "a", 0.001), Instant(machine, "b", 0.001)
-    assert measure_pair(*sides, True, PairPlan(), machine.clock).difference == 0.0
+    assert measure_pair(*sides, True, PairPlan(), clock=machine.clock).difference == 0.0
+
+
+class Counter:
+    """A meter of others' CPU time on a machine where they use half a core all the time."""
+
+    name, covers = "load", "a machine that is made up"
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.asked: list[int] = []
+
+    def read(self) -> float:
+        self.asked.append(len(self.machine.order))
+        return 0.5 * self.machine.now
+
+    def between(self, before: float, after: float, seconds: float) -> Seen:
+        return Seen({"machine_others_cores": (after - before) / seconds}, ())
+
+
+def test_others_load_is_read_around_the_rounds_and_never_within() -> None:
+    machine = Machine()
+    meter = Counter(machine)
+    around = Surroundings([meter], clock=lambda: 0.0)
+    meter.asked.clear()
+    sides = Side(machine, "candidate", 0.005), Side(machine, "baseline", 0.005)
+    found = measure_pair(*sides, True, PairPlan(rounds=4), around, clock=machine.clock)
+    assert found.others_cores == pytest.approx(0.5)
+    assert meter.asked == [len(machine.order) - 8, len(machine.order)]
+    assert pair(Machine(), 1.0).others_cores is None

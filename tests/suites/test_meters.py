@@ -51,14 +51,14 @@ def busy(cpu: str, worker: str, own: str = stat(0, 0)) -> dict[str, str]:
 
 def test_others_are_all_that_is_busy_less_the_worker_and_this_process(tree: Tree) -> None:
     root = tree(busy("1000 10 200 9999 888 3 4 5 77 0", stat(600, 50), stat(20, 2)))
-    load = OtherLoad(WORKER, 0.25, root).read()
+    load = OtherLoad([WORKER], 0.25, root).read()
     assert load.others == pytest.approx((1222 - 650 - 22) * TICK_SECONDS)
     assert load.stolen == pytest.approx(5 * TICK_SECONDS)
 
 
 def test_a_worker_named_with_parentheses_and_spaces_is_read_right(tree: Tree) -> None:
     root = tree(busy("100 0 0 0 0 0 0 0 0 0", stat(30, 0, name="a) S (b 9 9")))
-    assert OtherLoad(WORKER, 0.25, root).read().others == pytest.approx(70 * TICK_SECONDS)
+    assert OtherLoad([WORKER], 0.25, root).read().others == pytest.approx(70 * TICK_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_block_is_disturbed_by_load_beyond_the_share_and_the_tick_error(
 ) -> None:
     """A quarter of a core in 0.4 s is 10 ticks of 10 ms, and two more are forgiven."""
     assert TICK_SECONDS == 0.01
-    meter = OtherLoad(WORKER, 0.25, tree(busy("1000 0 0 0 0 0 0 9 0 0", stat(10, 0))))
+    meter = OtherLoad([WORKER], 0.25, tree(busy("1000 0 0 0 0 0 0 9 0 0", stat(10, 0))))
     before = meter.read()
     tree(busy(f"{1000 + ticks} 0 0 0 0 0 0 9 0 0", stat(10, 0)))
     seen = meter.between(before, meter.read(), 0.4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,12 @@ class Load(NamedTuple):
     """CPU seconds since boot."""
 
     others: float
-    """Of everybody but the worker and this process, stolen time included."""
+    """Of everybody but the workers and this process, stolen time included."""
     stolen: float
 
 
 class OtherLoad:
-    """Others' CPU time from ``/proc/stat``, less that of the worker and of this process.
+    """Others' CPU time from ``/proc/stat``, less that of the workers measured and of this process.
 
     A block is disturbed by ``load`` where others used more than ``cores`` cores in it.
     """
@@ -35,10 +36,10 @@ class OtherLoad:
         "Assay's own; counted in ticks of 10 ms, of which two are forgiven"
     )
 
-    def __init__(self, worker: int, cores: float, root: Path = Path("/")) -> None:
+    def __init__(self, workers: Iterable[int], cores: float, root: Path = Path("/")) -> None:
         self._cores = cores
         self._stat = root / "proc/stat"
-        self._own = [root / f"proc/{pid}/stat" for pid in (worker, os.getpid())]
+        self._own = [root / f"proc/{pid}/stat" for pid in (*workers, os.getpid())]
 
     def read(self) -> Load:
         # cpu user nice system idle iowait irq softirq steal guest guest_nice; the guests' time is

@@ -65,7 +65,7 @@ FIGURES: Mapping[str, Pool] = {
 def meters(worker: int, device: str, cores: float, root: Path = Path("/")) -> list[Meter]:
     """Those that could tell something of a worker on ``device`` (``cpu`` or ``cuda:N``)."""
     found: list[Meter] = [
-        OtherLoad(worker, cores, root),
+        OtherLoad([worker], cores, root),
         Scheduling(worker, root),
         Frequency(root),
         Throttling(root),

@@ -1,0 +1,1 @@
+"""Whole gates, counted: ``python -m scripts.promise``."""

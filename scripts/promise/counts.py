@@ -1,0 +1,124 @@
+"""What came out of recorded gates, and of thousands more that are made of their pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scripts.promise.gates import ALPHA, BETA, IGNORE, MARGIN, MAX_PAIRS, Kind
+from suites.gate.verdict import PairedVerdict
+
+REPLAYS = 2000
+
+
+def show(gates: Sequence[dict[str, Any]], seed: int = 0) -> str:
+    """Markdown: the counts, and what they rest on."""
+    titles = [
+        "slow-down",
+        "comparisons",
+        "neighbours",
+        "gates",
+        "REGRESSED",
+        "all PASS",
+        "INCONCLUSIVE",
+        "a pair's noise",
+        "pairs a comparison: median, largest",
+        "s a gate: median, largest",
+    ]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for kind in sorted({Kind.of(each) for each in gates}):
+        mine = [each for each in gates if Kind.of(each) == kind]
+        outcomes = [{cell["outcome"] for cell in each["cells"]} for each in mine]
+        pairs = [len(cell["differences"]) for each in mine for cell in each["cells"]]
+        seconds = [each["seconds"] for each in mine]
+        counts = [
+            sum("regressed" in each for each in outcomes),
+            sum(each == {"pass"} for each in outcomes),
+            sum("inconclusive" in each and "regressed" not in each for each in outcomes),
+        ]
+        cells = [f"{kind.slow_down:.0%}", str(kind.comparisons), str(kind.neighbours)]
+        cells += [str(len(mine)), *map(str, counts), f"{_noise(mine):.1%}"]
+        cells += [f"{np.median(pairs):.0f}, {max(pairs)}"]
+        cells += [f"{np.median(seconds):.0f}, {max(seconds):.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    same = [cell for each in gates if not each["slow_down"] for cell in each["cells"]]
+    if not same:
+        return "\n".join(lines)
+    pooled = np.concatenate([cell["differences"] for cell in same])
+    medians = np.array([np.median(cell["differences"]) for cell in same])
+    alone = [each for each in gates if not Kind.of(each).neighbours]
+    own = [cell["pair_own_s"] for each in alone for cell in each["cells"]]
+    lines += [
+        "",
+        f"Without a slow-down, {len(same)} comparisons of {len(pooled)} pairs: "
+        f"{np.mean(pooled > 0):.1%} of the pairs say slower, median {np.median(pooled):+.2%}; "
+        f"{np.sum(medians > 0)} comparisons have a positive median. Held to the same evidence, "
+        f"{_improvements(same)} say that the candidate became faster. "
+        f"Without neighbours a pair costs {np.median(own):.2f} s beyond its timed calls.",
+        "",
+        *(
+            replayed(same, comparisons, stops, seed)
+            for comparisons in (1, 5)
+            for stops in (True, False)
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def replayed(same: Sequence[dict[str, Any]], comparisons: int, stops: bool, seed: int = 0) -> str:
+    """Alarms of gates that are put together from recorded comparisons, every pair's sign a coin.
+
+    With ``stops`` each comparison ends as in a gate; without, it goes on to ``MAX_PAIRS`` whatever
+    it has found, which gives a false alarm every chance.
+    """
+    random = np.random.default_rng(seed)
+    alarms = 0
+    for _ in range(REPLAYS):
+        alarms += any(
+            _alarmed(_series(same, random), random, comparisons, stops) for _ in range(comparisons)
+        )
+    how = "stopping as a gate does" if stops else f"never stopping before pair {MAX_PAIRS}"
+    return (
+        f"- Replays of gates of {comparisons}, {how}: {alarms} of {REPLAYS} alarm "
+        f"({alarms / REPLAYS:.2%}; promised at most {ALPHA:.0%})."
+    )
+
+
+def _series(same: Sequence[dict[str, Any]], random: np.random.Generator) -> list[float]:
+    """Recorded comparisons one after the other, in random order, until there are enough pairs."""
+    series: list[float] = []
+    while len(series) < MAX_PAIRS:
+        series += same[int(random.integers(len(same)))]["differences"]
+    return series[:MAX_PAIRS]
+
+
+def _alarmed(
+    series: list[float], random: np.random.Generator, comparisons: int, stops: bool
+) -> bool:
+    verdict = PairedVerdict(IGNORE, MARGIN, ALPHA, BETA, comparisons, MAX_PAIRS)
+    for difference in np.array(series) * random.choice([-1.0, 1.0], len(series)):
+        verdict.differences.append(float(difference))
+        if verdict.slower >= verdict.slower_needed:
+            return True
+        if stops and verdict.finished:
+            return False
+    return False
+
+
+def _improvements(same: Sequence[dict[str, Any]]) -> int:
+    """Comparisons that would be REGRESSED if candidate and baseline changed places."""
+    found = 0
+    for cell in same:
+        turned = PairedVerdict(IGNORE, MARGIN, ALPHA, BETA, 1, MAX_PAIRS)
+        turned.differences = [-difference for difference in cell["differences"]]
+        found += turned.outcome == "regressed"
+    return found
+
+
+def _noise(gates: Sequence[dict[str, Any]]) -> float:
+    """How much pairs of one comparison differ by chance: the median absolute deviation from the
+    comparison's median, over all pairs, as a standard deviation of normal noise."""
+    series = [np.array(cell["differences"]) for each in gates for cell in each["cells"]]
+    return float(1.4826 * np.median(np.concatenate([np.abs(d - np.median(d)) for d in series])))

@@ -1,0 +1,70 @@
+"""Counting recorded gates: made-up lines, whose counts are known."""
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+
+from scripts.promise.counts import replayed, show
+from scripts.promise.gates import SUITES, Kind, read
+
+
+def entry(outcome, differences, slow_down=0.0, **more):
+    cell = {"cell": "c", "outcome": outcome, "differences": differences, "pair_own_s": 0.5}
+    return {"slow_down": slow_down, "comparisons": 1, "seconds": 12.0, "cells": [cell], **more}
+
+
+def lines_of(gates):
+    return [line for line in show(gates).splitlines() if line.startswith("| ")]
+
+
+def test_show_counts_outcomes_by_kind():
+    gates = [
+        entry("pass", [0.001, -0.001, 0.003] * 2),
+        entry("pass", [0.0, 0.001] * 4),
+        entry("regressed", [0.05] * 11, slow_down=0.05),
+        entry("inconclusive", [0.03] * 60, slow_down=0.05),
+        entry("pass", [0.01, -0.02] * 5, neighbours=2),
+    ]
+    _, quiet, loud, slow = lines_of(gates)
+    assert quiet.startswith("| 0% | 1 | 0 | 2 | 0 | 2 | 0 |")
+    assert quiet.endswith("| 7, 8 | 12, 12 |")
+    assert loud.startswith("| 0% | 1 | 2 | 1 | 0 | 1 | 0 | 2.2% |")  # 1.4826 times 1.5 %
+    assert slow.startswith("| 5% | 1 | 0 | 2 | 1 | 0 | 1 |")
+    text = show(gates)
+    assert "3 comparisons of 24 pairs: 54.2% of the pairs say slower" in text
+    assert "0 say that the candidate became faster" in text
+
+
+def test_show_tells_an_improvement_that_is_as_certain_as_a_regression():
+    assert "1 say that the candidate became faster" in show([entry("pass", [-0.06] * 12)])
+
+
+def test_replays_of_differences_that_are_all_noise_hardly_ever_alarm():
+    noise = np.random.default_rng(0).normal(0, 0.02, 40).tolist()
+    same = entry("pass", noise)["cells"]
+    told = replayed(same, comparisons=1, stops=False)
+    alarms = int(told.split(": ")[1].split()[0])
+    assert alarms <= 20  # 1 % of 2000 is promised
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path):
+    file = tmp_path / "gates.jsonl"
+    whole = json.dumps(entry("pass", [0.0] * 6))
+    file.write_text(f"{whole}\n{whole}\n{whole[:40]}")
+    assert len(read(file)) == 2
+    assert read(tmp_path / "none.jsonl") == []
+
+
+def test_lines_without_neighbours_are_of_none():
+    assert Kind.of(entry("pass", [0.0])) == Kind(0.0, 1, 0)
+
+
+@pytest.mark.parametrize("comparisons", SUITES)
+def test_suites_have_as_many_cells_as_they_are_named_for(comparisons):
+    suite = tomllib.loads(SUITES[comparisons])
+    matrix = suite["matrix"]
+    cells = len(matrix["recipe"]) * len(matrix["workload"]) - len(suite.get("exclude", []))
+    assert cells == comparisons
+    assert set(matrix["workload"]) == set(suite["workloads"])
