@@ -15,8 +15,8 @@ STAKES = np.sqrt((np.arange(64) + 0.5) / 64)
 one: a difference that is worth noticing is larger than the noise, and rewards the bold."""
 
 
-def log_evidence(differences: np.ndarray, limit: float) -> float:
-    """Log of the evidence that ``differences``, shape ``(n,)``, lie above zero; 0 for none.
+def log_evidence(differences: np.ndarray, limit: float) -> np.ndarray:
+    """Log of the evidence that ``differences``, shape ``(n,)``, lie above zero, after each of them.
 
     With ``x = clip(differences / limit, -1, 1)`` and a mixture over stakes ``s`` in (0, 1)
 
@@ -38,5 +38,5 @@ def log_evidence(differences: np.ndarray, limit: float) -> float:
     if not (limit > 0 and np.isfinite(limit)):
         raise ValueError(f"the limit must be positive, not {limit}")
     won = np.clip(values / limit, -1, 1)
-    fortunes = np.log1p(np.outer(STAKES, won)).sum(axis=1)
-    return float(special.logsumexp(fortunes) - np.log(len(STAKES)))
+    fortunes = np.log1p(np.outer(STAKES, won)).cumsum(axis=1)
+    return special.logsumexp(fortunes, axis=0) - np.log(len(STAKES))

@@ -11,6 +11,19 @@ from reports.gate import Outcome
 from suites.gate.eprocess import log_evidence
 
 
+def slower_evidence(differences: np.ndarray, ignore: float, margin: float) -> np.ndarray:
+    """Log of the evidence, after each pair's log(candidate / baseline), shape ``(n,)``, that the
+    candidate is slower by more than ``ignore``; a slow-down by ``margin`` is to be noticed."""
+    low, high = math.log1p(ignore), math.log1p(margin)
+    return log_evidence(differences - low, high - low)
+
+
+def fast_enough_evidence(differences: np.ndarray, margin: float) -> np.ndarray:
+    """The same for a slow-down of less than ``margin``; none at all is to be noticed."""
+    high = math.log1p(margin)
+    return log_evidence(high - differences, high)
+
+
 @dataclass
 class PairedVerdict:
     """One comparison on its way: it takes differences and knows when it has seen enough.
@@ -38,15 +51,15 @@ class PairedVerdict:
 
     @property
     def slower(self) -> float:
-        """Log of the evidence for a slow-down of more than ``ignore``."""
-        low, high = math.log1p(self.ignore), math.log1p(self.margin)
-        return log_evidence(np.array(self.differences) - low, high - low)
+        """Log of the evidence for a slow-down of more than ``ignore``; 0 before the first pair."""
+        found = slower_evidence(np.array(self.differences), self.ignore, self.margin)
+        return float(found[-1]) if found.size else 0.0
 
     @property
     def fast_enough(self) -> float:
-        """Log of the evidence for a slow-down of less than ``margin``."""
-        high = math.log1p(self.margin)
-        return log_evidence(high - np.array(self.differences), high)
+        """Log of the evidence for a slow-down of less than ``margin``; 0 before the first pair."""
+        found = fast_enough_evidence(np.array(self.differences), self.margin)
+        return float(found[-1]) if found.size else 0.0
 
     @property
     def slower_needed(self) -> float:

@@ -16,7 +16,7 @@ def entry(outcome, differences, slow_down=0.0, **more):
 
 
 def lines_of(gates):
-    return [line for line in show(gates).splitlines() if line.startswith("| ")]
+    return [line for line in show(gates, 10).splitlines() if line.startswith("| ")][:-5]
 
 
 def test_show_counts_outcomes_by_kind():
@@ -32,21 +32,26 @@ def test_show_counts_outcomes_by_kind():
     assert quiet.endswith("| 7, 8 | 12, 12 |")
     assert loud.startswith("| 0% | 1 | 2 | 1 | 0 | 1 | 0 | 2.2% |")  # 1.4826 times 1.5 %
     assert slow.startswith("| 5% | 1 | 0 | 2 | 1 | 0 | 1 |")
-    text = show(gates)
+    text = show(gates, 10)
     assert "3 comparisons of 24 pairs: 54.2% of the pairs say slower" in text
     assert "0 say that the candidate became faster" in text
 
 
 def test_show_tells_an_improvement_that_is_as_certain_as_a_regression():
-    assert "1 say that the candidate became faster" in show([entry("pass", [-0.06] * 12)])
+    assert "1 say that the candidate became faster" in show([entry("pass", [-0.06] * 12)], 10)
 
 
-def test_replays_of_differences_that_are_all_noise_hardly_ever_alarm():
+def test_replays_of_noise_alarm_as_rarely_as_promised_at_the_edge_and_always_beyond_it():
     noise = np.random.default_rng(0).normal(0, 0.02, 40).tolist()
     same = entry("pass", noise)["cells"]
-    told = replayed(same, comparisons=1, stops=False)
-    alarms = int(told.split(": ")[1].split()[0])
-    assert alarms <= 20  # 1 % of 2000 is promised
+    assert replayed(same, 1, stops=False, slow_down=0.01, replays=1000) <= 10  # 1 % is promised
+    assert replayed(same, 1, stops=True, slow_down=0.10, replays=100) == 100
+
+
+def test_replays_stop_where_a_gate_would_have_passed():
+    # Six pairs at zero pass; what comes after them would alarm.
+    same = entry("pass", [0.0] * 12 + [0.5] * 48)["cells"]
+    assert replayed(same, 1, stops=True, replays=20) == 0
 
 
 def test_a_line_that_was_cut_short_is_left_out(tmp_path):
