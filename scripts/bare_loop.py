@@ -4,7 +4,7 @@ It lives in a process of its own, makes as many calls as it is told to, and is s
 turns, as a worker is, so that its thread pools spin under nobody. Under another environment's
 interpreter it needs NumPy, torch and transformers there.
 
-Run by path it is that process: ``bare_loop.py FOLDER RUNTIME BATCH THREADS STATE``.
+Run by path it is that process: ``bare_loop.py FOLDER RUNTIME BATCH SEQUENCE THREADS STATE``.
 """
 
 from __future__ import annotations
@@ -48,12 +48,21 @@ class BareLoop:
         batch: int,
         threads: int,
         *,
+        sequence: int = SEQUENCE,
         settled: bool,
         python: str = sys.executable,
     ) -> None:
         state = "settled" if settled else "as it came"
         self._process = subprocess.Popen(
-            [python, "-P", __file__, str(folder), runtime, str(batch), str(threads), state],
+            [
+                python,
+                "-P",
+                __file__,
+                str(folder),
+                runtime,
+                *map(str, (batch, sequence, threads)),
+                state,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,8 +103,7 @@ class BareLoop:
         return line
 
 
-def _call(folder: str, runtime: str, batch: int, threads: int) -> Callable[[], Any]:
-    shape = (batch, SEQUENCE)
+def _call(folder: str, runtime: str, shape: tuple[int, int], threads: int) -> Callable[[], Any]:
     feeds = {
         "input_ids": np.random.default_rng(0).integers(0, VOCABULARY, shape),
         "attention_mask": np.ones(shape, np.int64),
@@ -125,7 +133,7 @@ def _call(folder: str, runtime: str, batch: int, threads: int) -> Callable[[], A
     return torch.inference_mode()(lambda: module(*tensors.values()))
 
 
-def _serve(folder: str, runtime: str, batch: str, threads: str, state: str) -> None:
+def _serve(folder: str, runtime: str, batch: str, sequence: str, threads: str, state: str) -> None:
     """Answer each line, a number of calls, with the page faults of a call and all times in ns."""
     # A stopped process does not see that its parent is gone.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -133,7 +141,7 @@ def _serve(folder: str, runtime: str, batch: str, threads: str, state: str) -> N
         from runtimes import allocator
 
         allocator.settle()
-    call = _call(folder, runtime, int(batch), int(threads))
+    call = _call(folder, runtime, (int(batch), int(sequence)), int(threads))
     for _ in range(WARM_UP_CALLS):
         call()
     print("ready", flush=True)

@@ -1,15 +1,19 @@
 """Does Assay report what a bare loop takes? Its p50 over the bare loop's, interleaved in one run.
 
-    python -m scripts.truth
+    python -m scripts.truth            # torch-eager and onnxruntime-cpu
+    python -m scripts.truth --sizes    # onnxruntime-cpu from a fraction of a millisecond to 200 ms
 
-For a small encoder at 1 x 128 and 8 x 128 on torch-eager and onnxruntime-cpu, a worker and two bare
-loops (``scripts/bare_loop.py``) take turns in random order; all live in processes of their own for
-the whole run and are stopped between their turns. One loop has its C allocator settled as a worker
-has (``runtimes/allocator.py``), the other leaves it as the process came.
+For a small encoder at several sizes (batch x sequence) a worker and two bare loops
+(``scripts/bare_loop.py``) take turns in random order; all live in processes of their own for the
+whole run and are stopped between their turns. One loop has its C allocator settled as a worker has
+(``runtimes/allocator.py``), the other leaves it as the process came. Below the table stands what
+the harness itself costs: in the time that it reports, and beside it.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import os
 import random
 import tempfile
@@ -19,9 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from compile.artifact import Artifact, Store
+from compile.artifact import Artifact, Kind, Store
+from compile.signature import Signature, TensorSpec
 from quantize.recipe import Recipe
 from runtimes.client import Worker
+from runtimes.clocks import HostClock, clock_calls
+from runtimes.fake import Behaviour, write_fake
 from runtimes.session import SessionOptions
 from scripts.bare_loop import BareLoop
 from suites.builder import Builder, BuildRequest
@@ -29,13 +36,21 @@ from suites.suite_file import ModelEntry
 
 ROUNDS = 30
 SECONDS = 0.25
+TWO_SIZES = ((1, 128), (8, 128))
+MANY_SIZES = ((1, 1), (1, 16), (1, 64), (2, 128), (8, 128), (40, 128))
+EMPTY_CALLS = 100_000
 
 
-def compare(artifact: Artifact, runtime: str, batch: int, threads: int, logs: Path) -> str:
-    """One line: the medians of all three, and Assay's over each loop's, by rounds."""
-    feeds = artifact.signature.feeds({"batch": batch, "sequence": 128})
+def compare(
+    artifact: Artifact, runtime: str, size: tuple[int, int], threads: int, logs: Path
+) -> str:
+    """One line: the medians of all three, and Assay's over each loop's, by rounds. ``size`` is
+    batch and sequence."""
+    batch, sequence = size
+    feeds = artifact.signature.feeds({"batch": batch, "sequence": sequence})
     settled, fresh = (
-        BareLoop(artifact.folder, runtime, batch, threads, settled=how) for how in (True, False)
+        BareLoop(artifact.folder, runtime, batch, threads, sequence=sequence, settled=how)
+        for how in (True, False)
     )
     mine: list[float] = []
     with Worker.start(runtime, log_dir=logs, threads=threads) as worker:
@@ -53,10 +68,41 @@ def compare(artifact: Artifact, runtime: str, batch: int, threads: int, logs: Pa
                 turn(calls)
     settled.end()
     fresh.end()
+    medians = [float(np.median(each)) for each in (mine, settled.medians, fresh.medians)]
+    ours, theirs, freshly = (f"{each:.4g}" for each in medians)
     return (
-        f"| {runtime} | {batch} x 128 | {np.median(mine):.2f} | {np.median(settled.medians):.2f} "
-        f"| {_ratio(mine, settled.medians)} | {np.median(fresh.medians):.2f} "
-        f"| {_ratio(mine, fresh.medians)} | {np.median(fresh.faults):,.0f} |"
+        f"| {runtime} | {batch} x {sequence} | {ours} | {theirs} | {_ratio(mine, settled.medians)} "
+        f"| {freshly} | {_ratio(mine, fresh.medians)} | {np.median(fresh.faults):,.0f} |"
+    )
+
+
+def own_costs(folder: Path) -> str:
+    """What the clock adds to a call's time, what lies between two calls, and what a block costs.
+
+    An empty call is timed as a worker times one; the block is asked of a worker whose call does
+    nothing for a millisecond.
+    """
+    gc.disable()
+    start = time.perf_counter_ns()
+    empty = clock_calls(HostClock(), lambda: None, EMPTY_CALLS)
+    between = (time.perf_counter_ns() - start - empty.sum()) / EMPTY_CALLS
+    gc.enable()
+    signature = Signature(
+        (TensorSpec("x", "int64", ("batch",)),), (TensorSpec("y", "int64", ("batch",)),)
+    )
+    write_fake(folder, signature, Behaviour(latency_ms=1))
+    with Worker.start("fake", log_dir=folder) as worker:
+        worker.open(folder, SessionOptions())
+        worker.prepare(signature.feeds({"batch": 1}))
+        asked = []
+        for _ in range(200):
+            start = time.perf_counter_ns()
+            sample = worker.sample(1, unrecorded=0)
+            asked.append(time.perf_counter_ns() - start - int(sample.ns[0]))
+    return (
+        f"An empty call reads {np.median(empty):.0f} ns; between two calls lie {between:.0f} ns "
+        f"more; a block of calls costs {np.median(asked) / 1e3:.0f} us of asking, waking and "
+        "stopping."
     )
 
 
@@ -67,25 +113,30 @@ def _ratio(mine: list[float], theirs: list[float]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--sizes", action="store_true", help="many sizes on onnxruntime-cpu")
+    sizes = MANY_SIZES if parser.parse_args().sizes else TWO_SIZES
     threads = len(os.sched_getaffinity(0))
     entry = ModelEntry(source="encoder-small", classes=4, train=False)
     plain = Recipe(name="fp32")
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
         with Builder(Store.default(), logs / "builder.log", lambda text, done: None) as builder:
+            kinds: dict[str, Kind] = {"torch-eager": "torch", "onnxruntime-cpu": "onnx"}
+            if sizes is MANY_SIZES:
+                del kinds["torch-eager"]
             artifacts = {
-                "torch-eager": builder.build(BuildRequest(entry, Path.cwd(), None, plain, "torch")),
-                "onnxruntime-cpu": builder.build(
-                    BuildRequest(entry, Path.cwd(), None, plain, "onnx")
-                ),
+                runtime: builder.build(BuildRequest(entry, Path.cwd(), None, plain, kind))
+                for runtime, kind in kinds.items()
             }
         print(f"{threads} threads, {ROUNDS} rounds of {SECONDS} s, {time.strftime('%Y-%m-%d')}\n")
-        titles = ["runtime", "batch", "Assay, ms", "bare, ms", "ratio"]
+        titles = ["runtime", "size", "Assay, ms", "bare, ms", "ratio"]
         print("|", " | ".join([*titles, "fresh bare, ms", "ratio", "its page faults a call"]), "|")
         print("|---|---|---|---|---|---|---|---|")
         for runtime, artifact in artifacts.items():
-            for batch in (1, 8):
-                print(compare(artifact, runtime, batch, threads, logs), flush=True)
+            for size in sizes:
+                print(compare(artifact, runtime, size, threads, logs), flush=True)
+        print("\n" + own_costs(logs / "fake"))
 
 
 if __name__ == "__main__":
