@@ -1,0 +1,131 @@
+"""Does a second run say what the first one said? The same suite, run again and again.
+
+    python -m scripts.repeat FOLDER --runs 10
+
+Runs a suite of two builds of a small encoder on ONNX Runtime until ``FOLDER`` has so many runs (it
+goes on where it was killed), each by a new ``assay run``, and prints for each cell in how many of
+them the p50's interval holds the median of all runs' calls together, and by how much the p50s and
+the two builds' ratios differ from run to run. A p50 that no interval was given for counts neither
+way and is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import reports
+
+SUITE = """
+[matrix]
+model = ["encoder"]
+runtime = ["onnxruntime-cpu"]
+recipe = ["fp32", "int8-dynamic"]
+workload = ["one", "eight"]
+[models.encoder]
+source = "encoder-small"
+classes = 4
+train = false
+[workloads.one]
+batch = 1
+sequence = 128
+[workloads.eight]
+batch = 8
+sequence = 128
+"""
+TABLES = ("cells.parquet", "samples.parquet")
+"""What a finished run has."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is kept of one run, by cell id."""
+
+    cells: pd.DataFrame
+    kept_ns: dict[str, np.ndarray]
+    """Calls after warm-up, int64."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        results = reports.load(folder)
+        samples = results.samples[results.samples["phase"] == "sample"]
+        kept = {str(id): part.to_numpy() for id, part in samples.groupby("cell_id")["latency_ns"]}
+        return cls(results.cells.set_index("cell_id"), kept)
+
+
+def run(folder: Path, runs: int) -> list[Run]:
+    """Every run in ``folder``, made where there are fewer than ``runs``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    suite = folder / "repeat.toml"
+    suite.write_text(SUITE)
+    found = []
+    for number in range(1, runs + 1):
+        out = folder / f"run-{number:02}"
+        if not all((out / name).is_file() for name in TABLES):
+            command = [sys.executable, "-m", "assay", "run", str(suite), "--out", str(out)]
+            subprocess.run([*command, "--fresh"], check=True, stdout=subprocess.DEVNULL)
+            print(f"{number} of {runs}: load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+        found.append(Run.load(out))
+    return found
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Markdown: a row for each cell, and one for each workload's ratio."""
+    titles = [
+        "cell",
+        "pooled p50, ms",
+        "intervals given",
+        "hold it",
+        "half width",
+        "p50s differ by",
+        "ratio to fp32",
+        "ratios differ by",
+    ]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    cells = runs[0].cells
+    for id in cells.index:
+        rows = pd.DataFrame([each.cells.loc[id] for each in runs])
+        pooled = float(np.median(np.concatenate([each.kept_ns[str(id)] for each in runs]))) / 1e6
+        low, high = rows["latency_p50_low_ms"], rows["latency_p50_high_ms"]
+        given = low.notna()
+        holds = given & (low <= pooled) & (pooled <= high)
+        width = float(((high - low) / 2 / rows["latency_p50_ms"]).median())
+        ratios = 1 / rows["speedup"].dropna().to_numpy(float)
+        lines.append(
+            f"| {cells.loc[id, 'recipe']} {cells.loc[id, 'workload']} | {pooled:.3f} "
+            f"| {given.sum()} of {len(rows)} | {holds.sum()} | {width:.1%} "
+            f"| {deviation(rows['latency_p50_ms'].dropna()):.1%} "
+            + (
+                f"| {np.median(ratios):.3f} | {deviation(ratios):.1%} |"
+                if cells.loc[id, "recipe"] != "fp32"
+                else "| | |"
+            )
+        )
+    return "\n".join(lines)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The median absolute deviation from the median, relative to it."""
+    array = np.asarray(values, float)
+    middle = np.median(array)
+    return float(np.median(np.abs(array - middle)) / middle)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=10)
+    options = parser.parse_args()
+    print(table(run(options.folder, options.runs)))
+
+
+if __name__ == "__main__":
+    main()
