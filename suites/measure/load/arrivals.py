@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compile.errors import InputError
+
 MOST_REQUESTS = 5_000_000
 
 
@@ -29,8 +31,8 @@ def arrivals(
     ``rate`` is in requests a second, ``burstiness`` the gamma distribution's shape: 1 makes a
     Poisson process, less makes bursts, infinity an even beat. Either ``requests`` many, or all
     that fall into ``seconds``, which may be none. The first gap counts too: nothing arrives at
-    zero. Raises ValueError for a rate or shape that is not positive, and for a schedule of more
-    than five million requests.
+    zero. Raises ValueError for a rate or shape that is not positive, and InputError for a schedule
+    of more than five million requests.
     """
     if not (rate > 0 and burstiness > 0) or (seconds is None) == (requests is None):
         raise ValueError(
@@ -39,7 +41,10 @@ def arrivals(
         )
     expected = rate * seconds if seconds is not None else float(requests or 0)
     if expected > MOST_REQUESTS:
-        raise ValueError(f"{expected:,.0f} requests are more than {MOST_REQUESTS:,}")
+        raise InputError(
+            f"{expected:,.0f} requests in one episode are more than {MOST_REQUESTS:,}; give a "
+            "lower rate, or fewer seconds"
+        )
     random = np.random.default_rng(seed)
 
     def gaps(n: int) -> np.ndarray:
