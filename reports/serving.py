@@ -110,8 +110,8 @@ _COLUMNS: tuple[tuple[Heading, bool], ...] = (
     (("e2el p90", lambda row: time(row, "e2el_p90")), False),
     (("e2el p99", lambda row: time(row, "e2el_p99")), True),
     (("service p50", lambda row: time(row, "service_p50")), False),
-    (("SLO", _text("slo")), False),
     (("capacity", capacity), True),
+    (("SLO", _text("slo")), False),
 )
 
 

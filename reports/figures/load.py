@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 34, 56
+SATURATED_WIDTH = 64
 LEVELS = ("e2el_p50", "e2el_p99")
 
 
@@ -68,7 +69,7 @@ class _Plot:
             element("desc", f"{len(self.timed)} rates of {', '.join(names)}."),
             self._axes(),
             join([self._curve(name, level) for name in names for level in LEVELS]),
-            join([self._saturated(row) for row in self.saturated]),
+            self._all_saturated(),
             join([self._capacity(row, i) for i, row in enumerate(self.capacities)]),
             join([self._point(row) for row in self.timed]),
             viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -155,13 +156,24 @@ class _Plot:
             parts.append(self.marks.mark(name, area, x, self._py(value), style))
         return element("g", join(parts))
 
-    def _saturated(self, row: Row) -> Markup:
+    def _all_saturated(self) -> Markup:
+        """Named where there is room for the word."""
+        drawn, free = [], 0.0
+        for row in sorted(self.saturated, key=_rate):
+            x = self._px(_rate(row))
+            named = x - 8 - SATURATED_WIDTH >= free
+            drawn.append(self._saturated(row, named))
+            free = x + 6
+        return join(drawn)
+
+    def _saturated(self, row: Row, named: bool) -> Markup:
         """A rate that has no latency: a line to the top, and the mark above the frame."""
         x, name = self._px(_rate(row)), build_name(row)
         line = element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="limit")
         title = element("title", f"{name}: {row.get('reason')}")
         mark = self.marks.mark(name, 60, x, TOP - 6, "behind")
-        text = element("text", "saturated", x=x - 8, y=TOP - 14, class_="note end")
+        place = {"x": x - 8, "y": TOP - 3, "class_": "note end"}
+        text = element("text", "saturated", **place) if named else None
         return element("g", title, line, mark, text)
 
     def _capacity(self, row: Row, number: int) -> Markup:

@@ -47,7 +47,7 @@ def _table(rows: Sequence[Row]) -> Markup:
         cells = [_cell(shown(row)) for _, shown in columns]
         lines.append(element("tr", join(cells), title=row.get("reason")))
     table = element("table", element("thead", head), element("tbody", join(lines)))
-    return element("div", table, class_="scroll")
+    return element("div", table, class_="scroll load-table")
 
 
 def _cell(shown: str) -> Markup:

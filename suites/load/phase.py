@@ -24,7 +24,7 @@ from suites.load.table import LoadTable
 from suites.measure.block import Block, conditions_of, samples_of
 from suites.measure.load.arrivals import arrivals
 from suites.measure.load.capacity import CapacitySearch
-from suites.measure.load.figures import figures
+from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
 from suites.measure.load.trace import Trace
 from suites.measure.meters.pressure import Pressure
@@ -254,12 +254,14 @@ class _Cell:
                     "or seconds",
                 }
             traces, rate = self._search.traces(found.met), found.met
-        told = figures(traces, self._slo, self._plan.confidence)
+        queue = None
         if rate is not None:
             offered = saturation(traces, rate)
+            queue = Queue(offered.load, self._load.shape)
             row |= load_rows.rates(offered)
             if offered.saturated:
                 row |= {"status": "not-stationary", "reason": offered.reason}
+        told = figures(traces, self._slo, self._plan.confidence, queue)
         if told is None:
             return row | {
                 "status": "not-stationary",

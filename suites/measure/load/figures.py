@@ -15,7 +15,14 @@ import numpy as np
 
 from suites.measure.load.slo import Slo
 from suites.measure.load.trace import Trace
-from suites.measure.quantiles import Insufficient, QuantileEstimate, quantile_interval
+from suites.measure.quantiles import (
+    TRUSTED_EFFECTIVE,
+    Insufficient,
+    QuantileEstimate,
+    effective_samples,
+    needed_samples,
+    quantile_interval,
+)
 
 LEVELS = (0.5, 0.9, 0.99)
 
@@ -44,12 +51,56 @@ class Figures:
     max_concurrent: int
 
 
-def figures(traces: Sequence[Trace], slo: Slo | None, confidence: float) -> Figures | None:
-    """None where no kept request was completed."""
+@dataclass(frozen=True)
+class Queue:
+    """What decides how long an open loop's queue remembers."""
+
+    load: float
+    """Offered rate times the mean call, over the slots."""
+    burstiness: float
+    """Shape of the gaps; their squared coefficient of variation is its inverse."""
+
+    def worth(self, service: np.ndarray) -> float:
+        """Independent requests that ``service`` many (their calls' times) are worth at most.
+
+        A series shorter than its own memory cannot show how long that is: of an M/D/1 queue at a
+        load of 0.9, intervals of 2,500 requests that trusted the series alone held in 68 % of the
+        cases. So what is known of queues bounds it. The asymptotic variance of the number in an
+        M/M/1 queue is that of ``1 / (2 T)`` independent looks in a service time, with ``2 T = 2 (1
+        + u) / (1 - u)^2`` at the load ``u``; in heavy traffic it grows with the variability of
+        gaps and calls, ``(ca^2 + cs^2) / 2`` (Whitt 1989, *Planning queueing simulations*).
+        """
+        if self.load >= 1:
+            return 1.0
+        calls = float(service.std() / service.mean()) ** 2 if service.mean() > 0 else 0.0
+        memory = (1 / self.burstiness + calls) * (1 + self.load) / (1 - self.load) ** 2
+        return len(service) / max(1.0, self.load * memory)
+
+
+def _waiting_quantile(
+    e2el: np.ndarray, service: np.ndarray, p: float, confidence: float, queue: Queue | None
+) -> QuantileEstimate | Insufficient:
+    """``quantile_interval`` on the requests that both the series and its queue allow."""
+    if queue is None:
+        return quantile_interval(e2el, p, confidence)
+    effective = min(effective_samples(e2el, p), queue.worth(service))
+    if effective < min(TRUSTED_EFFECTIVE, len(e2el) / 2):
+        needed = max(needed_samples(p, confidence), TRUSTED_EFFECTIVE)
+        return Insufficient(p, confidence, effective, needed)
+    return quantile_interval(e2el, p, confidence, effective=effective)
+
+
+def figures(
+    traces: Sequence[Trace],
+    slo: Slo | None,
+    confidence: float,
+    queue: Queue | None = None,
+) -> Figures | None:
+    """None where no kept request was completed. ``queue`` is what is known of an open loop's."""
     served = [trace for trace in traces if trace.completed.any()]
     if not served:
         return None
-    e2el, queue, service = (
+    e2el, waited, service = (
         np.concatenate([getattr(trace, name) for trace in served])
         for name in ("e2el_ns", "queue_ns", "service_ns")
     )
@@ -60,10 +111,10 @@ def figures(traces: Sequence[Trace], slo: Slo | None, confidence: float) -> Figu
         good=None if slo is None else int((e2el <= slo.e2el_ns).sum()),
         request_throughput=len(answers) / duration_s,
         request_goodput=None if slo is None else int((answers <= slo.e2el_ns).sum()) / duration_s,
-        e2el={p: quantile_interval(e2el, p, confidence) for p in LEVELS},
+        e2el={p: _waiting_quantile(e2el, service, p, confidence, queue) for p in LEVELS},
         e2el_mean=float(e2el.mean()),
         e2el_std=float(e2el.std()),
-        queue_mean=float(queue.mean()),
+        queue_mean=float(waited.mean()),
         service={p: quantile_interval(service, p, confidence) for p in LEVELS},
         utilisation=sum(trace.busy_ns() for trace in traces)
         / sum(trace.kept_ns * trace.slots for trace in traces),
