@@ -172,9 +172,8 @@ class _Plot:
         line = element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="limit")
         title = element("title", f"{name}: {row.get('reason')}")
         mark = self.marks.mark(name, 60, x, TOP - 6, "behind")
-        place = {"x": x - 8, "y": TOP - 3, "class_": "note end"}
-        text = element("text", "saturated", **place) if named else None
-        return element("g", title, line, mark, text)
+        text = element("text", "saturated", x=x - 8, y=TOP - 3, class_="note end")
+        return element("g", title, line, mark, text if named else None)
 
     def _capacity(self, row: Row, number: int) -> Markup:
         """From the rate that was shown to keep the SLO to the one that was shown to miss it."""

@@ -118,9 +118,7 @@ def test_clients_stop_sending_at_the_limit_and_are_served(prepared: Prepared) ->
     ("fault", "error", "message", "slots"),
     [
         ("crash", WorkerCrashed, "SIGSEGV", 1),
-        ("hang", WorkerTimeout, "did not answer", 1),
         ("hang", WorkerTimeout, "did not answer", 2),
-        ("error", WorkerError, "a fake library failed", 1),
         ("error", WorkerError, "a fake library failed", 3),
     ],
 )
@@ -129,7 +127,7 @@ def test_a_call_that_fails_ends_the_episode(
 ) -> None:
     worker = prepared(Behaviour(fault=fault, fault_at=10))  # type: ignore[arg-type]
     with pytest.raises(error, match=message):
-        worker.serve(np.arange(1, 40) * MS, limit_ns=500 * MS, slots=slots, timeout_s=1.0)
+        worker.serve(np.arange(1, 40) * MS, limit_ns=500 * MS, slots=slots, timeout_s=0.8)
 
 
 def test_a_slot_waits_for_the_result_of_its_call() -> None:

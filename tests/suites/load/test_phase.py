@@ -20,6 +20,7 @@ from runtimes.fake import Behaviour, expected_outputs, write_fake
 from suites import rows
 from suites.blocks import SessionKey
 from suites.cell import Cell
+from suites.load import phase as load_phase
 from suites.load.phase import run_load_phase
 from suites.measure.plan import MeasurePlan
 from suites.phase import Outcome
@@ -36,8 +37,9 @@ Phase = Callable[..., tuple[dict[str, dict[str, Any]], dict[str, Outcome]]]
 
 
 @pytest.fixture
-def phase(tmp_path: Path) -> Iterator[Phase]:
+def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
     """(load, name=behaviour, ...) -> validated rows and outcomes by name."""
+    monkeypatch.setattr(load_phase, "PACE_S", 0.06)
     sessions = []
 
     def run(load: dict[str, Any], **behaviours: Behaviour):
@@ -48,7 +50,7 @@ def phase(tmp_path: Path) -> Iterator[Phase]:
             write_fake(tmp_path / name, SIGNATURE, behaviour)
             artifact = Artifact(tmp_path / name, name, "onnx", SIGNATURE, (), {})
             key = SessionKey("fake", name, "fake", "default", "cpu")
-            entry = RuntimeEntry(timeout=0.8)
+            entry = RuntimeEntry(timeout=0.6)
             sessions.append(LiveSession(key, artifact, Tolerance(), entry, 1, tmp_path / "logs"))
             pairs.append((sessions[-1], Cell("fake", name, "fake", "default", "busy", "cpu")))
         truth = expected_outputs(SIGNATURE, feeds)

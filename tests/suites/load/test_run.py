@@ -13,6 +13,7 @@ LOADS = """
 [workloads.calm.load]
 rate = 60
 seconds = 0.6
+episodes = 3
 [workloads.calm.load.slo]
 e2el_ms = 1000
 share = 0.9
@@ -25,7 +26,8 @@ MS = 1_000_000
 
 
 @pytest.fixture
-def measured(suite_file, tmp_path):
+def measured(suite_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("suites.load.phase.PACE_S", 0.06)
     suite = suite_file("latency_ms = 5.0", more=LOADS)
     named = '["one", "calm", "full"]'
     suite.write_text(suite.read_text().replace('["one", "two"]', named))
