@@ -122,9 +122,11 @@ class CapacitySearch:
 
     ``next_rate`` says where the next episode goes, and ``add`` takes it. A rate that stays
     undecided is tried ``MOST_LOOKS_AT_A_RATE`` times, each time with all of its episodes together,
-    and then left alone; the search goes on in the wider of the gaps on its two sides. Every look
-    has the risk ``alpha / probes`` of either mistake, so that by Bonferroni's inequality all claims
-    of a search hold together with ``1 - alpha``.
+    and then left alone; the search goes on in the wider of the gaps on its two sides. At its end,
+    or with its last episodes, it looks once more at an end of the bracket that rests on one
+    episode: a machine that was slow for those seconds would have made a rate miss that it can keep.
+    Every look has the risk ``alpha / probes`` of either mistake, so that by Bonferroni's inequality
+    all claims of a search hold together with ``1 - alpha``.
     """
 
     def __init__(
@@ -152,6 +154,9 @@ class CapacitySearch:
         """None when the search is over."""
         if self._looks >= self._probes:
             return None
+        once = self._seen_once()
+        if once and self._looks + len(once) >= self._probes:
+            return once[0]
         tried = self._judged.get(self._next)
         if tried is None:
             return self._next
@@ -159,7 +164,7 @@ class CapacitySearch:
             return self._next
         chosen = self._elsewhere()
         if chosen is None:
-            return None
+            return once[0] if once else None
         self._next = chosen
         return chosen
 
@@ -183,6 +188,11 @@ class CapacitySearch:
         gaps = [(above / met, met, above), (missed / below, below, missed)]
         widest, low, high = max(gaps)
         return math.sqrt(low * high) if widest > self._resolution else None
+
+    def _seen_once(self) -> list[float]:
+        """The bracket's ends that rest on one episode."""
+        ends = (self._missed(), self._met())
+        return [rate for rate in ends if rate is not None and len(self._traces[rate]) == 1]
 
     def _met(self) -> float | None:
         """The highest rate that met the SLO below the lowest that missed it."""

@@ -87,6 +87,27 @@ def test_the_search_is_bounded_and_stays_within_its_rates(episode) -> None:
     assert sum(len(search.traces(rate)) for rate in set(rates)) == 6
 
 
+def test_the_ends_of_the_bracket_rest_on_more_than_one_episode(episode, queue) -> None:
+    # The second episode falls into seconds in which the machine took twice as long for a call.
+    number = itertools.count(1)
+    search = CapacitySearch(SLO, 450.0, probes=16)
+    slow = None
+    while (rate := search.next_rate()) is not None:
+        trace = episode(rate, 1.0, (number_now := next(number), 9))
+        if number_now == 2:
+            slow, due = rate, trace.arrival
+            trace = queue(due, np.full(len(due), 2 * MS), 1000 * MS, 1500 * MS)
+            search.add(rate, trace)
+            assert search.found.missed == rate
+        else:
+            search.add(rate, trace)
+    found = search.found
+    for end in (found.met, found.missed):
+        assert end is None or len(search.traces(end)) >= 2
+    assert slow is not None
+    assert len(search.traces(slow)) >= 2
+
+
 def test_a_search_ends_when_its_interval_is_narrow_enough(episode) -> None:
     # A deterministic verdict: an SLO that only saturation can break.
     loose = Slo(60_000 * MS, 0.5)
