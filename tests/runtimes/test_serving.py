@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compile.errors import Unsupported
 from compile.signature import Signature
 from runtimes.client import Worker
 from runtimes.failures import WorkerCrashed, WorkerError, WorkerTimeout
@@ -142,3 +143,26 @@ def test_no_request_is_begun_before_it_arrives() -> None:
     arrivals = np.arange(1, 40) * 2 * MS
     served = serve_open([lambda: None], lambda: None, arrivals, limit_ns=1000 * MS)
     assert (served.start >= arrivals).all()
+
+
+def test_a_real_session_serves_with_several_slots(
+    start: Callable[..., Worker], linear_folder: Path, linear_signature: Signature
+) -> None:
+    worker = start("onnxruntime-cpu")
+    worker.open(linear_folder)
+    worker.prepare(linear_signature.feeds({"batch": 2}))
+    served = worker.serve(np.arange(1, 201) * MS // 4, limit_ns=10_000 * MS, slots=3)
+    assert (served.start >= served.arrival).all()
+    assert (served.finish > served.start).all()
+
+
+def test_a_session_of_one_call_at_a_time_refuses_more_slots(
+    start: Callable[..., Worker], linear_folder: Path, linear_signature: Signature
+) -> None:
+    pytest.importorskip("openvino")
+    worker = start("openvino")
+    worker.open(linear_folder)
+    worker.prepare(linear_signature.feeds({"batch": 2}))
+    with pytest.raises(Unsupported, match="one call at a time; slots must be 1"):
+        worker.serve(np.arange(1, 5) * MS, limit_ns=1000 * MS, slots=2)
+    assert len(worker.serve(np.arange(1, 5) * MS, limit_ns=1000 * MS).finish) == 4

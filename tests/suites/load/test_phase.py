@@ -165,3 +165,14 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     assert met is None or missed is None or met < missed
     # Half of what it finishes back to back keeps so loose an objective.
     assert met is not None or row["status"] == "not-stationary"
+
+
+def test_an_episode_in_which_nobody_comes_says_so(phase: Phase) -> None:
+    told, outcomes = phase(
+        {"rate": 0.001, "seconds": 0.05, "episodes": 2}, build=Behaviour(latency_ms=1)
+    )
+    row = told["build"]
+    assert row["status"] == "not-stationary"
+    assert row["reason"] == "no request came after the ramp-up; raise seconds"
+    assert (row["requests_given_up"], row["backlog_requests"]) == (0, 0)
+    assert len(outcomes["build"].samples["latency_ns"]) == 0
