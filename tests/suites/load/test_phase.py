@@ -50,7 +50,7 @@ def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
             write_fake(tmp_path / name, SIGNATURE, behaviour)
             artifact = Artifact(tmp_path / name, name, "onnx", SIGNATURE, (), {})
             key = SessionKey("fake", name, "fake", "default", "cpu")
-            entry = RuntimeEntry(timeout=0.6)
+            entry = RuntimeEntry(timeout=1.5)
             sessions.append(LiveSession(key, artifact, Tolerance(), entry, 1, tmp_path / "logs"))
             pairs.append((sessions[-1], Cell("fake", name, "fake", "default", "busy", "cpu")))
         truth = expected_outputs(SIGNATURE, feeds)
@@ -77,7 +77,7 @@ def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
 
 def test_builds_at_one_rate_see_the_same_arrivals_and_fail_alone(phase: Phase) -> None:
     told, outcomes = phase(
-        {"rate": 60, "seconds": 0.5, "episodes": 2},
+        {"rate": 60, "seconds": 0.5, "episodes": 2, "slo": {"e2el_ms": 2000}},
         fast=Behaviour(latency_ms=2),
         slow=Behaviour(latency_ms=6),
         crashing=Behaviour(latency_ms=2, fault="crash", fault_at=40),
