@@ -51,7 +51,8 @@ def decide(
     allowed_drop: float = ALLOWED_DROP,
     reference_recipe: str = REFERENCE_RECIPE,
 ) -> list[Decision]:
-    """One decision for each (model, workload, device), in order of first appearance.
+    """One decision for each (model, workload, device), in order of first appearance; none for the
+    workloads under load, which have a table of their own.
 
     Among the rows that are ``ok`` and whose contracts are alike, the fastest qualifies whose
     one-sided 95 % bound of the accuracy drop is below ``allowed_drop``. A row without accuracy
@@ -61,6 +62,8 @@ def decide(
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
+        if row.get("load") is not None:
+            continue  # a request's time holds its waiting, and is no build's own
         key = (row["model"], row["workload"], row["device"])
         groups.setdefault(key, []).append(row)
     return [

@@ -7,10 +7,23 @@ from typing import Any
 
 from reports.decision import Decision
 from reports.provenance import flatten
-from reports.tables import cells_named, failed_rows, markdown_table, markdown_text
+from reports.serving import NOTE, load_rows
+from reports.tables import (
+    cells_named,
+    failed_rows,
+    markdown_load,
+    markdown_table,
+    markdown_text,
+)
 from reports.wording import build_name
 
 Row = Mapping[str, Any]
+
+
+NO_DECISION = (
+    "Nothing is recommended: every workload is under load, and what is recommended rests on calls "
+    "made one after the other. Add a workload without `load` for that.\n"
+)
 
 
 def render(rows: Sequence[Row], run: Mapping[str, Any], decisions: Sequence[Decision]) -> str:
@@ -24,8 +37,13 @@ def render(rows: Sequence[Row], run: Mapping[str, Any], decisions: Sequence[Deci
         if notes:
             parts.append("\n".join(f"- {markdown_text(note)}" for note in notes) + "\n")
     if not decisions:
-        parts.append("The run has no cell.\n")
-    parts += ["## Measured\n", markdown_table(rows), "## What did not run\n", _failures(rows)]
+        parts.append(NO_DECISION if any(r.get("load") for r in rows) else "The run has no cell.\n")
+    served = load_rows(rows)
+    if decisions or not served:
+        parts += ["## Measured\n", markdown_table(rows)]
+    if served:
+        parts += ["## Under load\n", f"{NOTE}\n", markdown_load(served)]
+    parts += ["## What did not run\n", _failures(rows)]
     environment = {**(run.get("environment") or {}), "versions": run.get("versions")}
     if facts := list(flatten(environment)):
         parts.append("## Environment\n")

@@ -28,6 +28,11 @@ _CAUSE = {
     "unit": "",
     "doc": "What disturbed it, as in disturbed_by, several joined by ' + '. Null: nothing known.",
 }
+_ARRIVAL = {
+    "unit": "ns",
+    "doc": "Load workloads: the request's intended arrival, from the episode's beginning.",
+}
+_START = {"unit": "ns", "doc": "Load workloads: when its call began; it took latency_ns."}
 SAMPLES = pa.schema(
     [
         pa.field("cell_id", pa.string(), False, {"unit": "", "doc": "The cell's key."}),
@@ -48,6 +53,8 @@ SAMPLES = pa.schema(
             "disturbed", pa.bool_(), False, {"unit": "", "doc": "The machine was disturbed then."}
         ),
         pa.field("cause", pa.dictionary(pa.int16(), pa.string()), True, _CAUSE),
+        pa.field("arrival_ns", pa.int64(), True, _ARRIVAL),
+        pa.field("start_ns", pa.int64(), True, _START),
     ],
     metadata=_METADATA,
 )

@@ -10,7 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reports import units
+from reports import serving, units
+from reports.columns import AXES
 from reports.decision import decide, max_drop
 from reports.ranking import relative_times
 
@@ -122,6 +123,8 @@ def terminal(results: Results) -> Group:
         group = [row for row in rows if (row["model"], row["workload"], row["device"]) == place]
         if any(row["status"] == "ok" for row in group):
             parts += [Text(" · ".join(place), style="bold"), console_table(group), Text()]
+    if served := serving.load_rows(rows):
+        parts += [Text("under load", style="bold"), load_table(served), Text()]
     if failures is not None:
         parts += [Text("not measured", style="bold"), failures, Text()]
     for decision in decisions:
@@ -167,6 +170,19 @@ def console_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def load_table(rows: Sequence[Row]) -> Table:
+    """Rows of load workloads for a terminal, saturated ones included."""
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    columns = serving.headings(rows, narrow=True)
+    for title, _ in columns:
+        name = title in (*AXES, "workload")
+        justify: Any = "left" if name else "right"
+        table.add_column(title, justify=justify, overflow="fold", no_wrap=not name)
+    for row in rows:
+        table.add_row(*(Text(shown(row)) for _, shown in columns))
+    return table
+
+
 def console_failures(rows: Sequence[Row]) -> Table | None:
     """What was not measured, with its reasons; None where everything was."""
     groups = failed_rows(rows)
@@ -198,7 +214,7 @@ def cells_named(members: Sequence[Row]) -> str:
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Measured rows as a Markdown table, or a sentence where there are none."""
-    measured = sorted_rows(rows)
+    measured = sorted_rows(serving.plain_rows(rows))
     if not measured:
         return "No cell was measured.\n"
     columns = headings(measured)
@@ -206,6 +222,17 @@ def markdown_table(rows: Sequence[Row]) -> str:
         _line(heading.title for heading in columns),
         _line("--:" if heading.number else ":--" for heading in columns),
         *(_line(markdown_text(h.shown(row)) for h in columns) for row in measured),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_load(rows: Sequence[Row]) -> str:
+    """Rows of load workloads as a Markdown table."""
+    columns = serving.headings(rows, narrow=False)
+    lines = [
+        _line(title for title, _ in columns),
+        _line(":--" for _ in columns),
+        *(_line(markdown_text(shown(row)) for _, shown in columns) for row in rows),
     ]
     return "\n".join(lines) + "\n"
 

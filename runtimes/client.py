@@ -22,6 +22,7 @@ from runtimes import registry
 from runtimes.failures import WorkerCrashed, WorkerError, WorkerOutOfMemory, WorkerTimeout
 from runtimes.likelihood import Answers
 from runtimes.process import END_PATIENCE_S, WorkerProcess
+from runtimes.serving import Served
 from runtimes.session import (
     Availability,
     FairnessContract,
@@ -30,7 +31,7 @@ from runtimes.session import (
     Proof,
     SessionOptions,
 )
-from runtimes.wire import LABELS, Channel, PeerGone, WireError
+from runtimes.wire import ARRIVALS, LABELS, Channel, PeerGone, WireError
 
 UNRECORDED_CALLS = 3
 
@@ -183,7 +184,8 @@ class Worker:
     def prepare(
         self, feeds: Feeds, timeout_s: float | None = None, slow_down: float = 0.0
     ) -> float:
-        """Fix the call that ``sample`` and ``throughput`` repeat. Returns the seconds it took.
+        """Fix the call that ``sample``, ``throughput`` and ``serve`` repeat. Returns the seconds
+        that it took.
 
         ``slow_down`` makes every call last that share longer, by spinning: a slow-down of known
         size, with which whoever claims to notice one can be tested.
@@ -206,6 +208,43 @@ class Worker:
             "throughput", {"seconds": seconds, "unrecorded": unrecorded}, timeout_s=timeout_s
         )
         return Throughput(**body)
+
+    def serve(
+        self,
+        arrivals: np.ndarray,
+        limit_ns: int,
+        *,
+        slots: int = 1,
+        unrecorded: int = UNRECORDED_CALLS,
+        timeout_s: float | None = None,
+    ) -> Served:
+        """Make the prepared call for each request of a schedule, int64 nanoseconds from now.
+
+        ``slots`` calls run at the same time; nothing is begun later than ``limit_ns``.
+        """
+        asked = {"slots": slots, "unrecorded": unrecorded, "limit_ns": limit_ns}
+        return Served(**self._ask("serve", asked, {ARRIVALS: arrivals}, timeout_s)[1])
+
+    def serve_clients(
+        self,
+        concurrency: int,
+        *,
+        limit_ns: int | None = None,
+        requests: int | None = None,
+        slots: int = 1,
+        unrecorded: int = UNRECORDED_CALLS,
+        timeout_s: float | None = None,
+    ) -> Served:
+        """The same for ``concurrency`` clients in a closed loop, who send until ``limit_ns`` or
+        ``requests`` in all."""
+        asked = {
+            "slots": slots,
+            "unrecorded": unrecorded,
+            "limit_ns": limit_ns,
+            "concurrency": concurrency,
+            "requests": requests,
+        }
+        return Served(**self._ask("serve", asked, timeout_s=timeout_s)[1])
 
     def memory(self, feeds: Feeds, timeout_s: float | None = None) -> MemoryBreakdown:
         """Memory after a call with ``feeds``; its peak covers that call alone."""

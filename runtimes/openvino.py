@@ -73,6 +73,9 @@ class OpenVino:
 
 
 class OpenVinoSession:
+    one_at_a_time = True
+    """All calls go through one infer request, which refuses a second call meanwhile."""
+
     def __init__(self, folder: Path, options: SessionOptions, chosen: OpenVinoOptions) -> None:
         import openvino
 

@@ -24,6 +24,8 @@ MAGIC = b"ASY1"
 PREFIX = struct.Struct("<4sI")
 LABELS = "labels of the feeds"
 """Name under which labels travel beside feeds: no model's input is called so."""
+ARRIVALS = "arrivals of the requests"
+"""Name under which a schedule travels."""
 MAX_HEADER_BYTES = 64 << 20
 MAX_ARRAYS_BYTES = 64 << 30
 DTYPES = frozenset(

@@ -56,6 +56,7 @@ class Worker:
         self._baseline: int | None = None
         self._device = "cpu"
         self._call: tuple[Callable[[], object], Clock] | None = None
+        self._feeds: Feeds = {}
 
     def on_availability(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         found = self._runtime.availability()
@@ -107,7 +108,7 @@ class Worker:
         clock = clock_of(session.contract().clock, self._device)
         if body["slow_down"]:
             call = slowed(call, clock, body["slow_down"])
-        self._call = (call, clock)
+        self._call, self._feeds = (call, clock), feeds
         # What lives now lives on: collected once, and out of the collector's sight.
         gc.collect()
         gc.freeze()
@@ -160,6 +161,29 @@ class Worker:
             "peak_bytes": memory.peak() if peak_known else None,
         }, {}
 
+    def on_serve(self, body: dict[str, Any], feeds: Feeds) -> Reply:
+        """Serve one episode of requests, after ``unrecorded`` calls of each slot: to the schedule
+        ``arrivals_ns``, or in a closed loop of ``concurrency`` clients."""
+        from runtimes.serving import serve_closed, serve_open
+        from runtimes.wire import ARRIVALS
+
+        calls, clock = self._slots(body["slots"])
+        gc.disable()
+        try:
+            for call in calls:
+                for _ in range(body["unrecorded"]):
+                    call()
+            clock.wait()
+            if ARRIVALS in feeds:
+                served = serve_open(calls, clock.wait, feeds[ARRIVALS], body["limit_ns"])
+            else:
+                served = serve_closed(
+                    calls, clock.wait, body["concurrency"], body["limit_ns"], body["requests"]
+                )
+        finally:
+            gc.enable()
+        return {}, vars(served)
+
     def on_memory(self, body: dict[str, Any], feeds: Feeds) -> Reply:
         breakdown = self._checked(feeds).memory(feeds)
         return asdict(replace(breakdown, baseline_bytes=self._baseline)), {}
@@ -171,7 +195,7 @@ class Worker:
         return asdict(replace(self._opened().contract(), allocator=self._allocator)), {}
 
     def on_close(self, body: dict[str, Any], feeds: Feeds) -> Reply:
-        self._call = None
+        self._call, self._feeds = None, {}
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -186,6 +210,18 @@ class Worker:
         if self._call is None:
             raise RuntimeError("no call is prepared")
         return self._call
+
+    def _slots(self, count: int) -> tuple[list[Callable[[], object]], Clock]:
+        """The prepared call, and as many more of its kind as are to run at the same time."""
+        from compile.errors import Unsupported
+
+        call, clock = self._prepared()
+        session = self._opened()
+        if count > 1 and getattr(session, "one_at_a_time", False):
+            raise Unsupported(
+                f"a session of {self._runtime.name} makes one call at a time; slots must be 1"
+            )
+        return [call, *(session.prepare(self._feeds) for _ in range(count - 1))], clock
 
     def _checked(self, feeds: Feeds) -> Session:
         from runtimes.feeds import check

@@ -14,6 +14,7 @@ from suites import rows, scoring
 from suites.bench import Bench, Truths
 from suites.blocks import SessionKey, blocks, session_bytes
 from suites.cell import Cell
+from suites.load.phase import run_load_phase
 from suites.phase import run_phase
 from suites.progress import Display
 from suites.sessions import LiveSession, load_together
@@ -125,9 +126,11 @@ class ModelRun:
                 if cell.workload == name
             ]
             feeds = {s.key: self._bench.feed(name, s.artifact.signature) for s, _ in pairs}
-            for outcome in run_phase(
+            workload = self._suite.file.workloads[name]
+            run = run_phase if workload.load is None else run_load_phase
+            for outcome in run(
                 pairs,
-                self._suite.file.workloads[name],
+                workload,
                 feeds,
                 {recipe: outputs[name] for recipe, outputs in truths.items()},
                 self._suite.plan,

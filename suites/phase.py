@@ -40,6 +40,10 @@ class Outcome:
     samples: dict[str, np.ndarray] | None = None
 
 
+Ready = dict[str, tuple[LiveSession, Cell, dict[str, Any]]]
+"""By a cell's id: its session, the cell, and the columns that are known before the clock."""
+
+
 def run_phase(
     pairs: Sequence[tuple[LiveSession, Cell]],
     workload: Workload,
@@ -54,16 +58,8 @@ def run_phase(
     A cell that fails yields its outcome and leaves the others alone.
     """
     start = time.perf_counter()
-    ready: dict[str, tuple[LiveSession, Cell, dict[str, Any]]] = {}
-    for session, cell in pairs:
-        on_progress(f"checking {cell.label}", 0)
-        try:
-            columns = session.ready(feeds[session.key], references[cell.recipe])
-        except rows.SESSION_FAILURES as error:
-            session.abandon_if_dead(error)
-            yield Outcome(cell, rows.failure(error))
-        else:
-            ready[cell.id] = (session, cell, columns)
+    ready, failed = checked(pairs, feeds, references, on_progress)
+    yield from failed
     # Every worker is stopped now: what the machine uses is its idle power.
     energy = {device: Energy(energy_meters(device)) for device in {c.device for _, c in pairs}}
     idle = {device: meter.idle() for device, meter in energy.items()}
@@ -120,6 +116,28 @@ def run_phase(
         yield Outcome(outcome.cell, {**outcome.columns, "overhead_s": share}, outcome.samples)
 
 
+def checked(
+    pairs: Sequence[tuple[LiveSession, Cell]],
+    feeds: Mapping[SessionKey, Feeds],
+    references: Mapping[str, Feeds],
+    on_progress: Callable[[str, float], None],
+) -> tuple[Ready, list[Outcome]]:
+    """Hold each session to its reference and put its call in place: those that are ready by the
+    ids of their cells, each with its columns, and the outcomes of those that are not."""
+    ready: Ready = {}
+    failed = []
+    for session, cell in pairs:
+        on_progress(f"checking {cell.label}", 0)
+        try:
+            columns = session.ready(feeds[session.key], references[cell.recipe])
+        except rows.SESSION_FAILURES as error:
+            session.abandon_if_dead(error)
+            failed.append(Outcome(cell, rows.failure(error)))
+        else:
+            ready[cell.id] = (session, cell, columns)
+    return ready, failed
+
+
 def _after_the_clock(
     session: LiveSession,
     workload: Workload,
@@ -141,10 +159,17 @@ def _after_the_clock(
         **rows.throughput(through.calls_per_s, workload),
         **rows.energy(power, idle, through.calls_per_s, workload),
         **rows.back_to_back(through),
+        **memory_columns(session, feeds),
+        "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,
+    }
+
+
+def memory_columns(session: LiveSession, feeds: Feeds) -> dict[str, Any]:
+    """What the session holds after a call, which it makes."""
+    return {
         **rows.memory(session.worker.memory(feeds)),
         "memory_open_peak_bytes": session.open_peak_bytes,
         "memory_device_process_bytes": _device_bytes(session),
-        "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,
     }
 
 
@@ -161,7 +186,7 @@ def _device_bytes(session: LiveSession) -> int | None:
 
 
 def _shown(
-    ready: Mapping[str, tuple[LiveSession, Cell, dict[str, Any]]],
+    ready: Ready,
     on_progress: Callable[[str, float], None],
 ) -> Callable[[Progress], None]:
     """The progress of a whole phase: the mean over its cells."""

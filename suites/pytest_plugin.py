@@ -35,6 +35,8 @@ RECORDED = (
     *("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms"),
     *("latency_p99_ms", "latency_p99_low_ms", "latency_p99_high_ms"),
     *("speedup", "speedup_low", "speedup_high", "throughput_samples_per_s"),
+    *("load", "offered_requests_per_s", "e2el_p50_ms", "e2el_p90_ms", "e2el_p99_ms"),
+    *("request_goodput_per_s", "capacity_requests_per_s", "capacity_missed_requests_per_s"),
     *("metric", "metric_value", "accuracy", "accuracy_drop", "accuracy_drop_low"),
     *("accuracy_drop_high", "accuracy_drop_bound", "top1_agreement"),
     *("artifact_bytes", "artifact_ratio", "memory_peak_bytes", "memory_waste_bytes"),

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from compile.errors import InputError
 from runtimes import registry
+from suites.load.table import LoadTable, SloTable
 from suites.suite_file import (
     AVAILABLE,
     Extra,
@@ -139,7 +140,13 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         "exclude": Pattern,
         "include": Extra,
     }
+    inner: dict[tuple[Any, ...], type[BaseModel]] = {
+        ("load",): LoadTable,
+        ("load", "slo"): SloTable,
+    }
     table = tables.get(str(location[0])) if location else SuiteFile
+    if table is Workload:
+        table = inner.get(location[2:], Workload)
     return list(table.model_fields) if table else []
 
 

@@ -18,6 +18,7 @@ from runtimes.session import FairnessContract, MemoryBreakdown, Proof
 from suites.builder import BuildFailed
 from suites.cell import Cell
 from suites.correctness import Fidelity
+from suites.load.rows import asked
 from suites.measure.energy import Power
 from suites.measure.measurement import Conditions, Measurement
 from suites.measure.quantiles import Insufficient
@@ -64,6 +65,7 @@ def identity(suite: str, cell: Cell, workload: Workload, order: int) -> dict[str
         "sequence": workload.sizes.get("sequence"),
         "past": workload.past,
         "kind": workload.kind,
+        **({} if workload.load is None else asked(workload.load)),
         "order": order,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

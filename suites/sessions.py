@@ -17,6 +17,7 @@ from compile.signature import Feeds
 from quantize.recipe import Tolerance
 from runtimes.client import Worker
 from runtimes.failures import WorkerError
+from runtimes.serving import Served
 from runtimes.session import SessionOptions
 from suites import rows
 from suites.blocks import SessionKey
@@ -132,6 +133,27 @@ class LiveSession:
         )
         self._call_s = float(samples.ns.mean()) / 1e9
         return samples.ns
+
+    def serve(self, arrivals: np.ndarray, limit_ns: int, slots: int) -> Served:
+        """One episode of an open loop, after a call of each slot that wakes caches and threads."""
+        # The timeout is meant for one call; an episode lasts until its limit and one call longer.
+        limit = self.entry.timeout + limit_ns / 1e9
+        return self.worker.serve(arrivals, limit_ns, slots=slots, unrecorded=1, timeout_s=limit)
+
+    def serve_clients(
+        self, concurrency: int, slots: int, seconds: float | None, requests: int | None
+    ) -> Served:
+        """One episode of a closed loop; its clients' last requests are served after its end."""
+        calls = (requests or 0) + concurrency
+        expected = (seconds or 0.0) + calls * self._call_s
+        return self.worker.serve_clients(
+            concurrency,
+            limit_ns=None if seconds is None else round(seconds * 1e9),
+            requests=requests,
+            slots=slots,
+            unrecorded=1,
+            timeout_s=self.entry.timeout + 3 * expected,
+        )
 
     def abandon_if_dead(self, error: Exception) -> None:
         """After a crash, a timeout or a kill for memory the next use starts a new worker."""

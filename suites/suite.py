@@ -56,6 +56,17 @@ class Suite:
     def runtime(self, name: str) -> RuntimeEntry:
         return self.file.runtimes.get(name) or RuntimeEntry()
 
+    def require_calls(self, cells: Iterable[Cell]) -> None:
+        """Raise InputError for cells under load: their time holds what requests waited, and a
+        gate's verdict, which is on the calls of pairs of processes, would not see it."""
+        for cell in cells:
+            if self.file.workloads[cell.workload].load is not None:
+                raise InputError(
+                    f"{self.path}: workloads.{cell.workload}.load: a gate judges calls made one "
+                    "after the other and no load workload; take it out of the gated suite "
+                    "(matrix.workload, or [[exclude]])"
+                )
+
     def only(self, glob: str) -> tuple[Cell, ...]:
         """Cells whose label, or one of whose axes, matches the glob."""
         chosen = tuple(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from suites.gate.rules import GateTable
+from suites.load.table import LoadTable
 
 AVAILABLE = "available"
 """As the only entry of ``matrix.runtime``: every runtime that this machine has."""
@@ -72,6 +73,8 @@ class Workload(_Table):
     """Tokens fed in one call. 1 for decode; left out for models without a sequence axis."""
     past: Annotated[int, Field(ge=1)] | None = None
     """Decode only: tokens already in the KV cache."""
+    load: LoadTable | None = None
+    """Requests that arrive by themselves, instead of calls that are made one after the other."""
 
     @model_validator(mode="after")
     def _shape_fits_kind(self) -> Workload:
@@ -81,6 +84,8 @@ class Workload(_Table):
             raise ValueError(f"past belongs to decode; {self.kind} has none")
         if self.kind == "prefill" and self.sequence is None:
             raise ValueError("prefill needs a sequence (the prompt's length)")
+        if self.load is not None and self.kind != "forward":
+            raise ValueError(f'load belongs to kind = "forward"; {self.kind} has none')
         return self
 
     @property

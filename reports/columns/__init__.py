@@ -12,6 +12,7 @@ from reports.columns.column import Column, Dtype
 from reports.columns.contract import CONTRACT, FAIRNESS, PROOF
 from reports.columns.identity import AXES, IDENTITY, STATUSES, WORKLOAD
 from reports.columns.latency import LATENCY, THROUGHPUT
+from reports.columns.load import LOAD
 from reports.columns.machine import ENERGY, MACHINE
 from reports.columns.memory import MEMORY, SIZE
 from reports.columns.origin import PROVENANCE, SPENT
@@ -21,6 +22,7 @@ COLUMNS: tuple[Column, ...] = (
     *WORKLOAD,
     *LATENCY,
     *THROUGHPUT,
+    *LOAD,
     *ENERGY,
     *MACHINE,
     *SIZE,

@@ -29,7 +29,7 @@ def answer(
     return element(
         "header",
         element("p", " · ".join(fact for fact in facts if fact), class_="eyebrow"),
-        element("h1", _headline(decisions)),
+        element("h1", _headline(decisions, any(row.get("load") for row in rows))),
         element("div", join([_card(d, allowed_drop) for d in decisions]), class_="cards"),
     )
 
@@ -40,9 +40,9 @@ def _when(rows: Sequence[Row]) -> str:
     return f"{latest[:16].replace('T', ' ')} UTC" if latest else ""
 
 
-def _headline(decisions: Sequence[Decision]) -> str:
+def _headline(decisions: Sequence[Decision], under_load: bool) -> str:
     if not decisions:
-        return "No cell in this run"
+        return "Measured under load" if under_load else "No cell in this run"
     ships = [(d, d.ship) for d in decisions if d.ship is not None]
     if not ships:
         return "Nothing to ship"

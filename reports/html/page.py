@@ -20,8 +20,10 @@ from reports.figures.memory import memory_figure, memory_legend
 from reports.figures.pareto import pareto_figure
 from reports.figures.svg import Markup, element, join
 from reports.html.answer import answer
+from reports.html.load import under_load
 from reports.html.provenance import environment, failures, reproduce
 from reports.html.table import cells_table
+from reports.serving import NOTE
 
 Row = Mapping[str, Any]
 
@@ -46,6 +48,7 @@ def render(
         answer(rows, run, decisions, allowed_drop),
         _tradeoff(rows, decisions, allowed_drop, marks),
         _latency(rows, decisions, samples, marks),
+        section("Under load", "load", NOTE, *under_load(rows)),
         _memory(rows, decisions),
         _accuracy(rows, decisions, allowed_drop, marks),
         _lineage(rows),

@@ -15,11 +15,19 @@ _GROUPS = (
     (
         "latency",
         (
-            *("latency_", "insufficient", "samples", "effective_", "warmup_", "looks"),
+            *("latency_", "insufficient", "samples", "effective_samples", "warmup_", "looks"),
             *("drift", "own_drift", "speedup"),
         ),
     ),
     ("throughput", ("throughput_",)),
+    (
+        "load",
+        (
+            *("load", "burstiness", "concurrency", "slots", "slo", "back_to_back_", "request"),
+            *("offered_", "achieved_", "occupied_", "backlog_", "episodes", "effective_requests"),
+            *("e2el_", "queue_", "service_", "utilisation", "max_concurrent_", "capacity_"),
+        ),
+    ),
     ("energy", ("energy_",)),
     ("machine", ("disturbed_", "machine_")),
     ("size", ("artifact_bytes", "artifact_ratio", "weights_ratio")),

@@ -57,6 +57,7 @@ def open_site(reference: str, only: str | None, console: Console | None) -> Iter
     console = console or Console(stderr=True)
     expanded = expand_here(reference, console)
     cells = expanded.suite.only(only) if only else expanded.suite.cells
+    expanded.suite.require_calls(cells)
     with console.status("looking at models and data"):
         subjects = expanded.subjects(cells)
     with Display(console=console) as display, tempfile.TemporaryDirectory() as logs:

@@ -1,0 +1,1 @@
+"""Load workloads: requests that arrive by themselves, and what a session makes of them."""

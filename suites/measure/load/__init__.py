@@ -1,0 +1,1 @@
+"""Arrivals, episodes, their figures, saturation and capacity: pure functions of a schedule."""
