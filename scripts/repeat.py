@@ -1,6 +1,6 @@
 """Does a second run say what the first one said? The same suite, run again and again.
 
-    python -m scripts.repeat FOLDER --runs 10
+    python -m scripts.repeat FOLDER --runs 10 --patience 30
 
 Runs a suite of two builds of a small encoder on ONNX Runtime until ``FOLDER`` has so many runs (it
 goes on where it was killed), each by a new ``assay run``, and prints for each cell in how many of
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 import reports
+from suites.measure.plan import MeasurePlan
 
 SUITE = """
 [matrix]
@@ -40,6 +41,8 @@ sequence = 128
 [workloads.eight]
 batch = 8
 sequence = 128
+[measure]
+patience_s = {patience}
 """
 TABLES = ("cells.parquet", "samples.parquet")
 """What a finished run has."""
@@ -61,11 +64,12 @@ class Run:
         return cls(results.cells.set_index("cell_id"), kept)
 
 
-def run(folder: Path, runs: int) -> list[Run]:
-    """Every run in ``folder``, made where there are fewer than ``runs``."""
+def run(folder: Path, runs: int, patience: float) -> list[Run]:
+    """Every run in ``folder``, made where there are fewer than ``runs``. ``patience`` is how many
+    seconds the turns of a workload are put off while the machine is slow."""
     folder.mkdir(parents=True, exist_ok=True)
     suite = folder / "repeat.toml"
-    suite.write_text(SUITE)
+    suite.write_text(SUITE.format(patience=patience))
     found = []
     for number in range(1, runs + 1):
         out = folder / f"run-{number:02}"
@@ -123,8 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--patience", type=float, default=MeasurePlan.patience_s, metavar="S")
     options = parser.parse_args()
-    print(table(run(options.folder, options.runs)))
+    print(table(run(options.folder, options.runs, options.patience)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from suites.bench import Bench, Truths
 from suites.blocks import SessionKey, blocks, session_bytes
 from suites.cell import Cell
 from suites.load.phase import run_load_phase
+from suites.measure.meters.speed import Yardstick
 from suites.phase import run_phase
 from suites.progress import Display
 from suites.sessions import LiveSession, load_together
@@ -24,9 +25,15 @@ class ModelRun:
     """One model's share of a run. ``run`` leaves a row for each of its cells."""
 
     def __init__(
-        self, bench: Bench, cells: Sequence[Cell], recorder: RunStore, display: Display
+        self,
+        bench: Bench,
+        cells: Sequence[Cell],
+        recorder: RunStore,
+        display: Display,
+        yardstick: Yardstick,
     ) -> None:
         self._bench = bench
+        self._yardstick = yardstick
         self._suite = bench.suite
         self._cells = list(cells)
         self._recorder = recorder
@@ -136,6 +143,7 @@ class ModelRun:
                 self._suite.plan,
                 self._random.getrandbits(32),
                 self._display.stage,
+                self._yardstick,
             ):
                 session = next(s for s, cell in pairs if cell == outcome.cell)
                 # Where a task was scored, its whole test split says how the build predicts, and

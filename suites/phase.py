@@ -19,7 +19,9 @@ from suites.measure.energy import Energy, Power, energy_meters
 from suites.measure.loop import Progress, measure
 from suites.measure.measurement import Measurement
 from suites.measure.meters.pressure import Pressure
+from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
+from suites.measure.patience import Patience
 from suites.measure.plan import MeasurePlan
 from suites.measure.ratio import ratios
 from suites.sessions import LiveSession
@@ -52,8 +54,10 @@ def run_phase(
     plan: MeasurePlan,
     seed: int,
     on_progress: Callable[[str, float], None],
+    yardstick: Yardstick | None = None,
 ) -> Iterator[Outcome]:
-    """Measure the cells of one workload, interleaved. ``references`` is by recipe.
+    """Measure the cells of one workload, interleaved. ``references`` is by recipe. With a
+    ``yardstick`` turns are put off while the machine is slow, as long as ``plan.patience_s``.
 
     A cell that fails yields its outcome and leaves the others alone.
     """
@@ -65,15 +69,19 @@ def run_phase(
     idle = {device: meter.idle() for device, meter in energy.items()}
     waiting = Surroundings([Pressure()])
     before, began = waiting.read(), time.perf_counter()
+    patience = Patience(yardstick, plan.patience_s)
     measured = measure(
         {id: session for id, (session, _, _) in ready.items()},
         plan,
         seed,
         _shown(ready, on_progress),
         surroundings={
-            id: Surroundings(meters(session.worker.pid, cell.device, plan.disturbed_cores))
+            id: Surroundings(
+                meters(session.worker.pid, cell.device, plan.disturbed_cores, yardstick=yardstick)
+            )
             for id, (session, cell, _) in ready.items()
         },
+        patience=patience,
     )
     pressure = waiting.seen(before, time.perf_counter() - began).figures
     compared = ratios({id: found for id, found in measured.items() if found.status == "ok"})
@@ -87,6 +95,7 @@ def run_phase(
         measurement = measured[id]
         columns |= rows.latency(measurement)
         columns |= {**rows.conditions(measurement.conditions), **pressure}
+        columns["machine_waited_s"] = patience.waited_s
         columns |= rows.comparison(
             compared.get(id, {}), plain.get((cell.runtime, cell.attention, cell.device))
         )

@@ -28,6 +28,7 @@ from suites.bench import Bench
 from suites.builder import Builder
 from suites.cell import Cell
 from suites.expanded import Expanded, expand_here
+from suites.measure.meters.speed import Yardstick
 from suites.model_run import ModelRun
 from suites.progress import Display
 from suites.reading import shipped_suites
@@ -154,8 +155,10 @@ def _measure(
             with contextlib.suppress(*rows.FAILURES):
                 bench.check_workloads(bench.builds.base())
             _require_same_builds(bench, recorder)
+        yardstick = Yardstick(suite.threads, store.root.parent / "yardstick.json")
         for bench, mine in benches:
-            ModelRun(bench, mine, recorder, display).run()
+            ModelRun(bench, mine, recorder, display, yardstick).run()
+        yardstick.remember()
 
 
 def _require_same_builds(bench: Bench, recorder: RunStore) -> None:

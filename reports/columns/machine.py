@@ -16,8 +16,9 @@ MACHINE: tuple[Column, ...] = (
         "json",
         "",
         "Cause -> samples that it disturbed: load (other processes), throttled (the processor's "
-        "count of thermal events rose), frequency (more than 10 % below what a quarter of the "
-        "cell's blocks reached), gpu-... (what NVML says holds the clock down).",
+        "count of thermal events rose), speed (the machine itself was slower than it can be), "
+        "frequency (more than 10 % below what a quarter of the cell's blocks reached), gpu-... "
+        "(what NVML says holds the clock down).",
     ),
     Column(
         "machine_others_cores",
@@ -58,6 +59,21 @@ MACHINE: tuple[Column, ...] = (
         "share",
         "Share of the whole phase, other cells' turns included, in which some task of the machine "
         "waited for a CPU (pressure stall information, renewed every two seconds).",
+    ),
+    Column(
+        "machine_speed",
+        "float",
+        "share",
+        "Speed of the machine at the ends of the kept blocks, by a fixed piece of work on all "
+        "threads: 1 is what it is known to reach. Less where others use what cores share, which "
+        "shows in no other figure of a virtual machine. Null until it is known.",
+    ),
+    Column(
+        "machine_waited_s",
+        "float",
+        "s",
+        "How long the turns of the workload's cells, all together, were put off because the "
+        "machine was slow.",
     ),
     Column(
         "machine_frequency_mhz",

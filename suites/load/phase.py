@@ -28,7 +28,9 @@ from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
 from suites.measure.load.trace import Trace
 from suites.measure.meters.pressure import Pressure
+from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
+from suites.measure.patience import Patience
 from suites.measure.plan import MeasurePlan
 from suites.measure.steady import WarmUp
 from suites.phase import Outcome, checked, memory_columns
@@ -54,6 +56,7 @@ def run_load_phase(
     plan: MeasurePlan,
     seed: int,
     on_progress: Callable[[str, float], None],
+    yardstick: Yardstick | None = None,
 ) -> Iterator[Outcome]:
     """Measure the cells of one load workload, interleaved. ``references`` is by recipe.
 
@@ -65,19 +68,20 @@ def run_load_phase(
     ready, failed = checked(pairs, feeds, references, on_progress)
     yield from failed
     cells = [
-        _Cell(session, cell, columns, feeds[session.key], load, plan, seed)
+        _Cell(session, cell, columns, feeds[session.key], load, plan, seed, yardstick)
         for session, cell, columns in ready.values()
     ]
     waiting = Surroundings([Pressure()])
     before, start = waiting.read(), time.perf_counter()
     random = np.random.default_rng(seed)
+    patience = Patience(yardstick, plan.patience_s)
     for prepare in (_Cell.warm_up, *[_Cell.take_pace] * PACE_TURNS):
         on_progress(f"warming up {len(cells)} cells", 0)
-        _in_random_order(random, cells, prepare)
+        _in_random_order(random, cells, patience, prepare)
     turn = 0
     while any(not cell.finished for cell in cells):
         on_progress(f"serving {len(cells)} cells", turn / load.most_turns)
-        _in_random_order(random, cells, partial(_Cell.take_turn, number=turn))
+        _in_random_order(random, cells, patience, partial(_Cell.take_turn, number=turn))
         turn += 1
     pressure = waiting.seen(before, time.perf_counter() - start).figures
     outcomes = [cell.outcome() for cell in cells]
@@ -85,14 +89,19 @@ def run_load_phase(
     share = (time.perf_counter() - began - timed) / max(1, len(outcomes))
     for outcome in outcomes:
         columns = {**outcome.columns, **pressure, "overhead_s": share}
+        columns["machine_waited_s"] = patience.waited_s
         yield Outcome(outcome.cell, columns, outcome.samples)
 
 
 def _in_random_order(
-    random: np.random.Generator, cells: Sequence[_Cell], act: Callable[[_Cell], None]
+    random: np.random.Generator,
+    cells: Sequence[_Cell],
+    patience: Patience,
+    act: Callable[[_Cell], None],
 ) -> None:
     live = [cell for cell in cells if not cell.finished]
     for index in random.permutation(len(live)):
+        patience()
         live[index].guarded(act)
 
 
@@ -108,6 +117,7 @@ class _Cell:
         load: LoadTable,
         plan: MeasurePlan,
         seed: int,
+        yardstick: Yardstick | None,
     ) -> None:
         self._session = session
         self._cell = cell
@@ -118,7 +128,7 @@ class _Cell:
         self._seed = seed
         self._slo = None if load.slo is None else load_rows.slo_of(load.slo)
         self._surroundings = Surroundings(
-            meters(session.worker.pid, cell.device, plan.disturbed_cores)
+            meters(session.worker.pid, cell.device, plan.disturbed_cores, yardstick=yardstick)
         )
         self._paces: list[float] = []
         self._rate: float | None = load.rate

@@ -59,13 +59,14 @@ def measure(
     on_progress: OnProgress = lambda progress: None,
     *,
     surroundings: Mapping[str, Surroundings] | None = None,
+    patience: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Measurement]:
     """Measure every sampler, interleaved. The result has the order of ``samplers``.
 
     ``surroundings`` maps a name to what is read before and after each of its blocks; of samplers
-    without any it is not known what disturbed them. ``clock`` gives seconds and decides budgets
-    only.
+    without any it is not known what disturbed them. ``patience`` is called before each block and
+    may put it off. ``clock`` gives seconds and decides budgets only.
     Whatever a sampler raises ends that sampler alone and is kept in ``Measurement.failure``.
     """
     random = np.random.default_rng(seed)
@@ -75,11 +76,13 @@ def measure(
         for name, sampler in samplers.items()
     ]
     for index in random.permutation(len(cells)):
+        patience()
         cells[index].warm_up()
     live = [cell for cell in cells if not cell.finished]
     number = 0
     while live:
         for index in random.permutation(len(live)):
+            patience()
             live[index].take_turn(number)
         live = [cell for cell in live if not cell.finished]
         number += 1

@@ -42,6 +42,9 @@ class MeasurePlan:
     """Without a steady state within this time the cell is ``not-stationary``."""
     drift_tolerance: float = 0.05
     """Largest change of the median from the first to the last third of the kept calls."""
+    patience_s: float = 3.0
+    """How long the turns of one workload's cells, all together, are put off while the machine is
+    slower than it can be (``meters/speed.py``)."""
     disturbed_cores: float = 0.25
     """A block is marked disturbed when other processes used more than this many cores in it."""
 
@@ -70,7 +73,7 @@ class MeasurePlan:
         )
         _require(self.min_rounds >= 1, "min_rounds must be at least 1", self.min_rounds)
         _require(self.rewarm_calls >= 0, "rewarm_calls must not be negative", self.rewarm_calls)
-        for name in ("min_seconds", "min_warmup_s"):
+        for name in ("min_seconds", "min_warmup_s", "patience_s"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
         for name in ("max_seconds", "block_seconds", "drift_tolerance", "disturbed_cores"):
             _require(getattr(self, name) > 0, f"{name} must be positive", getattr(self, name))

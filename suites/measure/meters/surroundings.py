@@ -14,6 +14,7 @@ from suites.measure.meters.gpu import Gpu
 from suites.measure.meters.load import OtherLoad
 from suites.measure.meters.meter import Meter, Seen, Unreadable, why_not
 from suites.measure.meters.scheduling import Scheduling
+from suites.measure.meters.speed import Speed, Yardstick
 from suites.measure.meters.temperature import Temperature
 from suites.measure.meters.throttling import Throttling
 
@@ -52,6 +53,7 @@ FIGURES: Mapping[str, Pool] = {
     "machine_switches_per_s": _mean,
     "machine_preemptions_per_s": _mean,
     "machine_waiting_cores": _mean,
+    "machine_speed": _mean,
     "machine_frequency_mhz": _median,
     "machine_throttle_events": _sum,
     "machine_temperature_c": _largest,
@@ -62,7 +64,13 @@ FIGURES: Mapping[str, Pool] = {
 """Every figure of a block, by its column, and how a cell's blocks are pooled."""
 
 
-def meters(worker: int, device: str, cores: float, root: Path = Path("/")) -> list[Meter]:
+def meters(
+    worker: int,
+    device: str,
+    cores: float,
+    root: Path = Path("/"),
+    yardstick: Yardstick | None = None,
+) -> list[Meter]:
     """Those that could tell something of a worker on ``device`` (``cpu`` or ``cuda:N``)."""
     found: list[Meter] = [
         OtherLoad([worker], cores, root),
@@ -71,7 +79,11 @@ def meters(worker: int, device: str, cores: float, root: Path = Path("/")) -> li
         Throttling(root),
         Temperature(root),
     ]
-    return found if device == "cpu" else [*found, Gpu(device)]
+    if device != "cpu":
+        found.append(Gpu(device))
+    elif yardstick is not None:
+        found.append(Speed(yardstick))
+    return found
 
 
 class Surroundings:

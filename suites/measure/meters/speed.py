@@ -1,0 +1,143 @@
+"""How fast the machine is by itself, told by a fixed piece of work.
+
+A virtual machine's cores slow down when others use what they share with it: the other thread of a
+physical core, its caches. The guest sees no load, no stolen time and no lower frequency; it sees
+its own work take longer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from suites.measure.meters.meter import Seen, Unreadable
+
+PASSES = 5
+SLOW = 0.93
+"""Share of its own speed below which the machine disturbs a block. Of an undisturbed one nineteen
+readings in twenty lie within 2 % of one another."""
+REFERENCE_QUANTILE = 0.25
+FEWEST_READINGS = 20
+"""That a run needs before its own readings say what the machine can do."""
+REMEMBERED_RUNS = 20
+
+
+class Yardstick:
+    """Two pieces of work, on as many threads at once as a session uses: one is bound by a core's
+    arithmetic (products of small matrices), one by its second-level cache (sums over 128 KiB).
+
+    The machine's own speed is what a quarter of the readings reached, in this run or in the fastest
+    of the last ``REMEMBERED_RUNS`` on this machine, since a run may lie in a slow hour altogether.
+    """
+
+    def __init__(self, threads: int, remembered: Path | None = None) -> None:
+        """``remembered`` is the file in which runs tell the next ones what they saw."""
+        self._file = remembered
+        self._readings: list[np.ndarray] = []
+        self._earlier = _load(remembered)
+        self._pool = ThreadPoolExecutor(threads, "yardstick")
+        self._together = threading.Barrier(threads)
+        self._works = [_works() for _ in range(threads)]
+
+    def read(self) -> np.ndarray:
+        """Nanoseconds of either piece on the slowest thread, in the fastest of a few passes:
+        ``(2,)``. Takes about a millisecond. What slows a machine for seconds slows every pass; an
+        interrupt, or the other thread's turn at Python's lock, some of them."""
+        told = self._pool.map(self._pass, self._works)
+        reading = np.max(list(told), axis=0)
+        self._readings.append(reading)
+        return reading
+
+    def speed(self, reading: np.ndarray) -> float:
+        """Of the piece that suffers most, as a share of the machine's own speed; above 1 where it
+        never was so fast. NaN as long as nothing is known of the machine."""
+        own = self._own()
+        return math.nan if own is None else float(np.min(own / reading))
+
+    @property
+    def last(self) -> float:
+        """The speed at the last reading; NaN before."""
+        return self.speed(self._readings[-1]) if self._readings else math.nan
+
+    def remember(self) -> None:
+        """Tell later runs what this one saw, if it saw enough."""
+        if self._file is None or len(self._readings) < FEWEST_READINGS:
+            return
+        runs = [*self._earlier, self._quartile()][-REMEMBERED_RUNS:]
+        draft = self._file.with_name(f".{os.getpid()}-{self._file.name}")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps([run.tolist() for run in runs]))
+        draft.replace(self._file)
+
+    def _pass(self, works: tuple[Callable[[], object], ...]) -> np.ndarray:
+        self._together.wait()
+        now = time.perf_counter_ns
+        times = np.empty((PASSES, len(works)))
+        for number in range(PASSES):
+            for place, work in enumerate(works):
+                start = now()
+                work()
+                times[number, place] = now() - start
+        return times.min(axis=0)
+
+    def _quartile(self) -> np.ndarray:
+        return np.quantile(np.array(self._readings), REFERENCE_QUANTILE, axis=0)
+
+    def _own(self) -> np.ndarray | None:
+        known = [*self._earlier]
+        if len(self._readings) >= FEWEST_READINGS:
+            known.append(self._quartile())
+        return np.min(known, axis=0) if known else None
+
+
+def _works() -> tuple[Callable[[], object], Callable[[], object]]:
+    # One call each, so that threads meet at Python's lock only between them; and matrices so small
+    # that no BLAS spreads their product over threads of its own.
+    matrices, factor = np.ones((12, 64, 64), np.float32), np.ones((64, 64), np.float32)
+    products = np.empty_like(matrices)
+    # The same 128 KiB again and again.
+    terms = np.broadcast_to(np.ones(32768, np.float32), (18, 32768))
+    total = np.empty(32768, np.float32)
+    return (
+        lambda: np.matmul(matrices, factor, out=products),
+        lambda: np.add.reduce(terms, axis=0, out=total),
+    )
+
+
+def _load(file: Path | None) -> list[np.ndarray]:
+    try:
+        told = [] if file is None else json.loads(file.read_text())
+        return [np.array(run, float) for run in told if len(run) == 2 and min(run) > 0]
+    except (OSError, ValueError, TypeError):
+        return []  # not there, or not ours: the run finds out by itself
+
+
+class Speed:
+    """The yardstick before and after a block. A block is disturbed by ``speed`` where the machine
+    was slower than ``SLOW`` at either end."""
+
+    name = "speed"
+    covers = (
+        "a fixed piece of work on all threads at once, over what the machine is known to reach: "
+        "what others take of shared cores and caches without being seen; at a block's ends only"
+    )
+
+    def __init__(self, yardstick: Yardstick) -> None:
+        self._yardstick = yardstick
+
+    def read(self) -> np.ndarray:
+        return self._yardstick.read()
+
+    def between(self, before: np.ndarray, after: np.ndarray, seconds: float) -> Seen:
+        slower = min(self._yardstick.speed(before), self._yardstick.speed(after))
+        if math.isnan(slower):
+            raise Unreadable("it is not known yet how fast this machine is")
+        return Seen({"machine_speed": slower}, ("speed",) if slower < SLOW else ())

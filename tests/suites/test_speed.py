@@ -1,0 +1,162 @@
+"""The yardstick, the meter that it is, and the patience that rests on it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from suites.measure.loop import measure
+from suites.measure.meters.meter import Unreadable
+from suites.measure.meters.speed import FEWEST_READINGS, REMEMBERED_RUNS, SLOW, Speed, Yardstick
+from suites.measure.patience import PAUSE_S, Patience
+from suites.measure.plan import MeasurePlan
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "yardstick.json"
+    path.write_text(json.dumps([[100.0, 40.0], [120.0, 50.0]]))
+    return path
+
+
+def test_reading_has_the_time_of_either_piece_and_all_threads_take_part():
+    reading = Yardstick(threads=3).read()
+    assert reading.shape == (2,)
+    assert (reading > 1000).all()  # more than a microsecond each: the work is really done
+
+
+def test_speed_is_that_of_the_piece_that_suffers_most_against_the_fastest_run(file):
+    yardstick = Yardstick(2, file)
+    assert yardstick.speed(np.array([100.0, 40.0])) == 1.0
+    assert yardstick.speed(np.array([100.0, 80.0])) == 0.5
+    assert yardstick.speed(np.array([400.0, 80.0])) == 0.25
+
+
+def test_speed_is_unknown_until_a_run_has_seen_enough_by_itself():
+    yardstick = Yardstick(1)
+    assert math.isnan(yardstick.last)
+    for _ in range(FEWEST_READINGS - 1):
+        yardstick.read()
+    assert math.isnan(yardstick.last)
+    with pytest.raises(Unreadable, match="not known yet"):
+        Speed(yardstick).between(np.ones(2), np.ones(2), 0.1)
+    yardstick.read()
+    assert yardstick.last > 0
+
+
+def test_what_a_run_saw_is_remembered_for_the_next_ones_and_forgotten_in_the_end(file):
+    for _ in range(2):
+        yardstick = Yardstick(1, file)
+        for _ in range(FEWEST_READINGS):
+            yardstick.read()
+        yardstick.remember()
+    kept = json.loads(file.read_text())
+    assert kept[:2] == [[100.0, 40.0], [120.0, 50.0]]
+    assert len(kept) == 4
+    file.write_text(json.dumps([[1.0, 1.0], *[[9.0, 9.0]] * (REMEMBERED_RUNS - 1)]))
+    yardstick = Yardstick(1, file)
+    for _ in range(FEWEST_READINGS):
+        yardstick.read()
+    yardstick.remember()
+    kept = json.loads(file.read_text())
+    assert len(kept) == REMEMBERED_RUNS
+    assert [1.0, 1.0] not in kept
+
+
+def test_a_run_that_saw_little_leaves_no_word(file):
+    before = file.read_text()
+    yardstick = Yardstick(1, file)
+    yardstick.read()
+    yardstick.remember()
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[[1]]", "[[1, 0]]", '["a"]', "7"])
+def test_a_damaged_memory_is_none(tmp_path, text):
+    path = tmp_path / "yardstick.json"
+    path.write_text(text)
+    assert math.isnan(Yardstick(1, path).speed(np.ones(2)))
+
+
+def test_a_block_is_disturbed_where_the_machine_was_slow_at_either_end(file):
+    meter = Speed(Yardstick(1, file))
+    own, slow = np.array([100.0, 40.0]), np.array([100.0, 40.0]) / (SLOW - 0.01)
+    assert meter.between(own, own, 0.1).causes == ()
+    for ends in ((own, slow), (slow, own)):
+        seen = meter.between(*ends, 0.1)
+        assert seen.causes == ("speed",)
+        assert seen.figures["machine_speed"] == pytest.approx(SLOW - 0.01)
+
+
+class Machine:
+    """A yardstick whose readings are known, and a clock that only pauses move."""
+
+    def __init__(self, *speeds):
+        self.speeds = list(speeds)
+        self.now = 0.0
+
+    @property
+    def last(self):
+        return self.speeds[0]
+
+    def read(self):
+        del self.speeds[0]
+
+    def patience(self, seconds):
+        return Patience(self, seconds, clock=lambda: self.now, sleep=self.pause)
+
+    def pause(self, seconds):
+        self.now += seconds
+
+
+def test_patience_waits_until_the_machine_is_itself_again():
+    machine = Machine(0.5, 0.6, 0.5, 0.98, 0.4)
+    patience = machine.patience(10)
+    patience()
+    assert machine.speeds == [0.98, 0.4]
+    assert patience.waited_s == pytest.approx(3 * PAUSE_S)
+    patience()  # it is itself: no reading, no wait
+    assert machine.speeds == [0.98, 0.4]
+
+
+def test_patience_ends_and_is_of_all_turns_together():
+    machine = Machine(*[0.5] * 100)
+    patience = machine.patience(4 * PAUSE_S)
+    patience()
+    assert patience.waited_s == pytest.approx(4 * PAUSE_S)
+    left = len(machine.speeds)
+    patience()
+    assert len(machine.speeds) == left
+
+
+@pytest.mark.parametrize("speed", [math.nan, SLOW, 1.2])
+def test_patience_is_not_asked_for_where_nothing_is_known_to_be_slow(speed):
+    machine = Machine(speed)
+    patience = machine.patience(10)
+    patience()
+    assert patience.waited_s == 0.0
+    Patience(None, 10)()
+
+
+def test_every_block_may_be_put_off():
+    order = []
+
+    class Call:
+        def sample(self, calls, rewarm):
+            order.append("block")
+            return np.full(calls, 10_000_000)
+
+    now = iter(np.arange(0, 1e6, 0.05))
+    measure(
+        {"a": Call(), "b": Call()},
+        MeasurePlan(),
+        0,
+        patience=lambda: order.append("patience"),
+        clock=lambda: float(next(now)),
+    )
+    asked = [place for place, word in enumerate(order) if word == "patience"]
+    # Once before each cell's warm-up, then before each turn.
+    turns = order[asked[2] :]
+    assert len(turns) >= 2 * 2 * MeasurePlan().min_rounds
+    assert turns == ["patience", "block"] * (len(turns) // 2)
