@@ -1,6 +1,7 @@
 """Does a second run say what the first one said? The same suite, run again and again.
 
-    python -m scripts.repeat FOLDER --runs 10 --patience 30
+    python -m scripts.repeat FOLDER --runs 10
+    python -m scripts.repeat FOLDER --runs 10 --patience 10 --threads 1
 
 Runs a suite of two builds of a small encoder on ONNX Runtime until ``FOLDER`` has so many runs (it
 goes on where it was killed), each by a new ``assay run``, and prints for each cell in how many of
@@ -26,6 +27,7 @@ import reports
 from suites.measure.plan import MeasurePlan
 
 SUITE = """
+threads = {threads}
 [matrix]
 model = ["encoder"]
 runtime = ["onnxruntime-cpu"]
@@ -64,12 +66,12 @@ class Run:
         return cls(results.cells.set_index("cell_id"), kept)
 
 
-def run(folder: Path, runs: int, patience: float) -> list[Run]:
+def run(folder: Path, runs: int, patience: float, threads: int) -> list[Run]:
     """Every run in ``folder``, made where there are fewer than ``runs``. ``patience`` is how many
     seconds the turns of a workload are put off while the machine is slow."""
     folder.mkdir(parents=True, exist_ok=True)
     suite = folder / "repeat.toml"
-    suite.write_text(SUITE.format(patience=patience))
+    suite.write_text(SUITE.format(patience=patience, threads=threads))
     found = []
     for number in range(1, runs + 1):
         out = folder / f"run-{number:02}"
@@ -128,8 +130,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--patience", type=float, default=MeasurePlan.patience_s, metavar="S")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=cores, help="of a session")
     options = parser.parse_args()
-    print(table(run(options.folder, options.runs, options.patience)))
+    print(table(run(options.folder, options.runs, options.patience, options.threads)))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ MACHINE: tuple[Column, ...] = (
         "float",
         "share",
         "Speed of the machine at the ends of the kept blocks, by a fixed piece of work on all "
-        "threads: 1 is what it is known to reach. Less where others use what cores share, which "
+        "threads: 1 is what it usually reaches. Less where others use what cores share, which "
         "shows in no other figure of a virtual machine. Null until it is known.",
     ),
     Column(

@@ -26,7 +26,8 @@ def test_reading_has_the_time_of_either_piece_and_all_threads_take_part():
     assert (reading > 1000).all()  # more than a microsecond each: the work is really done
 
 
-def test_speed_is_that_of_the_piece_that_suffers_most_against_the_fastest_run(file):
+def test_speed_is_that_of_the_piece_that_suffers_most_against_the_run_in_the_middle(file):
+    file.write_text(json.dumps([[90.0, 10.0], [100.0, 40.0], [700.0, 60.0]]))
     yardstick = Yardstick(2, file)
     assert yardstick.speed(np.array([100.0, 40.0])) == 1.0
     assert yardstick.speed(np.array([100.0, 80.0])) == 0.5
@@ -80,6 +81,7 @@ def test_a_damaged_memory_is_none(tmp_path, text):
 
 
 def test_a_block_is_disturbed_where_the_machine_was_slow_at_either_end(file):
+    file.write_text("[[100.0, 40.0]]")
     meter = Speed(Yardstick(1, file))
     own, slow = np.array([100.0, 40.0]), np.array([100.0, 40.0]) / (SLOW - 0.01)
     assert meter.between(own, own, 0.1).causes == ()

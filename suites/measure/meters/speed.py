@@ -34,8 +34,9 @@ class Yardstick:
     """Two pieces of work, on as many threads at once as a session uses: one is bound by a core's
     arithmetic (products of small matrices), one by its second-level cache (sums over 128 KiB).
 
-    The machine's own speed is what a quarter of the readings reached, in this run or in the fastest
-    of the last ``REMEMBERED_RUNS`` on this machine, since a run may lie in a slow hour altogether.
+    The machine's own speed is what a quarter of a run's readings reach, in the median of this run
+    and the last ``REMEMBERED_RUNS`` on this machine: a run may lie in a slow hour altogether, or in
+    a lucky one.
     """
 
     def __init__(self, threads: int, remembered: Path | None = None) -> None:
@@ -58,7 +59,7 @@ class Yardstick:
 
     def speed(self, reading: np.ndarray) -> float:
         """Of the piece that suffers most, as a share of the machine's own speed; above 1 where it
-        never was so fast. NaN as long as nothing is known of the machine."""
+        is faster than usual. NaN as long as nothing is known of the machine."""
         own = self._own()
         return math.nan if own is None else float(np.min(own / reading))
 
@@ -95,7 +96,7 @@ class Yardstick:
         known = [*self._earlier]
         if len(self._readings) >= FEWEST_READINGS:
             known.append(self._quartile())
-        return np.min(known, axis=0) if known else None
+        return np.median(known, axis=0) if known else None
 
 
 def _works() -> tuple[Callable[[], object], Callable[[], object]]:
@@ -126,7 +127,7 @@ class Speed:
 
     name = "speed"
     covers = (
-        "a fixed piece of work on all threads at once, over what the machine is known to reach: "
+        "a fixed piece of work on all threads at once, over what the machine usually reaches: "
         "what others take of shared cores and caches without being seen; at a block's ends only"
     )
 
