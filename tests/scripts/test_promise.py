@@ -5,9 +5,12 @@ import tomllib
 
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
+from scripts.promise import self_normalised
 from scripts.promise.counts import replayed, show
 from scripts.promise.gates import SUITES, Kind, read
+from scripts.promise.simulation import METHODS, decided
 
 
 def entry(outcome, differences, slow_down=0.0, **more):
@@ -73,3 +76,22 @@ def test_suites_have_as_many_cells_as_they_are_named_for(comparisons):
     cells = len(matrix["recipe"]) * len(matrix["workload"]) - len(suite.get("exclude", []))
     assert cells == comparisons
     assert set(matrix["workload"]) == set(suite["workloads"])
+
+
+def test_the_other_evidence_is_its_mixture_over_stakes():
+    values, rho = np.array([0.03, -0.01, 0.05, 0.2]), 0.01
+
+    def weighed(stake):
+        density = 2 * stats.norm.pdf(stake, scale=1 / np.sqrt(rho))
+        return density * np.exp(stake * values.sum() - stake**2 * (values @ values) / 2)
+
+    expected, _ = integrate.quad(weighed, 0, 200)
+    assert self_normalised.log_evidence(values, rho)[-1] == pytest.approx(np.log(expected))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_simulated_comparisons_end_as_they_must(method):
+    assert decided(np.full(60, 0.0), method, 0.01)[0] == "pass"
+    assert decided(np.full(60, 0.1), method, 0.01)[0] == "regressed"
+    back_and_forth = np.tile([0.5, -0.5], 30)
+    assert decided(back_and_forth, method, 0.5) == ("inconclusive", 60)
