@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 import venv
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,6 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+
+# The scripts are no part of the wheel: they are found beside the tests, and nothing else is.
+scripts = types.ModuleType("scripts")
+scripts.__path__ = [str(Path(__file__).parents[1] / "scripts")]
+sys.modules["scripts"] = scripts
 
 _GPT2 = """
 <ir_version: 9, opset_import: ["" : 18]>

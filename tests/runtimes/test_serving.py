@@ -63,15 +63,15 @@ def test_every_request_follows_the_recursion_of_a_queue(prepared: Prepared) -> N
 
 
 def test_a_stall_is_in_every_request_that_it_kept_waiting(prepared: Prepared) -> None:
-    # Call 100 stalls for 400 ms while a request arrives every 4 ms: one slow call, many victims.
-    behaviour = Behaviour(latency_ms=1, pattern="spiky", factor=400, period=100)
-    arrivals = np.arange(1, 181) * 4 * MS
+    # Call 60 stalls for 240 ms while a request arrives every 4 ms: one slow call, many victims.
+    behaviour = Behaviour(latency_ms=1, pattern="spiky", factor=240, period=60)
+    arrivals = np.arange(1, 111) * 4 * MS
     served = prepared(behaviour).serve(arrivals, limit_ns=10_000 * MS, unrecorded=1)
     e2el, service = served.finish - served.arrival, served.finish - served.start
-    assert (service > 300 * MS).sum() == 1
-    assert np.quantile(service, 0.99) < 300 * MS
+    assert (service > 200 * MS).sum() == 1
+    assert np.quantile(service, 0.99) < 200 * MS
     assert np.quantile(e2el, 0.90) > 100 * MS
-    assert (e2el > 100 * MS).sum() >= 50
+    assert (e2el > 100 * MS).sum() >= 30
 
 
 def test_what_is_left_at_the_limit_is_given_up_and_counted(prepared: Prepared) -> None:
@@ -116,19 +116,24 @@ def test_clients_stop_sending_at_the_limit_and_are_served(prepared: Prepared) ->
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "message", "slots"),
+    ("fault", "error", "message", "slots", "timeout_s"),
     [
-        ("crash", WorkerCrashed, "SIGSEGV", 1),
-        ("hang", WorkerTimeout, "did not answer", 2),
-        ("error", WorkerError, "a fake library failed", 3),
+        ("crash", WorkerCrashed, "SIGSEGV", 1, 10.0),
+        ("hang", WorkerTimeout, "did not answer", 2, 0.4),
+        ("error", WorkerError, "a fake library failed", 3, 10.0),
     ],
 )
 def test_a_call_that_fails_ends_the_episode(
-    prepared: Prepared, fault: str, error: type[Exception], message: str, slots: int
+    prepared: Prepared,
+    fault: str,
+    error: type[Exception],
+    message: str,
+    slots: int,
+    timeout_s: float,
 ) -> None:
     worker = prepared(Behaviour(fault=fault, fault_at=10))  # type: ignore[arg-type]
     with pytest.raises(error, match=message):
-        worker.serve(np.arange(1, 40) * MS, limit_ns=500 * MS, slots=slots, timeout_s=0.8)
+        worker.serve(np.arange(1, 40) * MS, limit_ns=500 * MS, slots=slots, timeout_s=timeout_s)
 
 
 def test_a_slot_waits_for_the_result_of_its_call() -> None:

@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scripts.queues import capacity_searches, episode, lindley
 from suites.measure.load.capacity import CapacitySearch, judge, miss_bounds, search_capacity
 from suites.measure.load.slo import Slo
 
 MS = 1_000_000
 SLO = Slo(4 * MS, 0.9)
-
-
-@pytest.fixture(scope="module")
-def capacity(episode) -> float:
-    """Of an M/D/1 queue of 1 ms: the rate at which a tenth of the requests take over 4 ms."""
-    low, high = 300.0, 999.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        share = SLO.missed(episode(middle, 60_000 / middle, 11)).mean()
-        low, high = (middle, high) if share <= 0.1 else (low, middle)
-    return low
 
 
 def test_bounds_are_those_of_clopper_and_pearson() -> None:
@@ -42,39 +32,30 @@ def test_dependent_requests_have_wider_bounds() -> None:
     assert higher == pytest.approx(stats.beta.ppf(0.95, 4, 47))
 
 
-def test_searches_claim_a_false_rate_no_more_often_than_they_may(episode, capacity: float) -> None:
-    found = []
-    for repeat in range(12):
-        number = itertools.count()
-        found.append(
-            search_capacity(
-                lambda rate, r=repeat, n=number: episode(rate, 1.0, (r, next(n), 5)), SLO, 500.0
-            )
-        )
-    assert 650 < capacity < 740
-    wrong = sum((c.met or 0) > capacity for c in found)
-    wrong += sum(c.missed is not None and c.missed < capacity for c in found)
-    assert wrong <= 2  # of 24 claims, each false with 5 % at most
-    met = [c.met for c in found if c.met is not None]
-    assert len(met) >= 11
+def test_searches_claim_a_false_rate_no_more_often_than_they_may() -> None:
+    searches = capacity_searches(SLO, 1.0, 12)
+    assert 650 < searches.truth < 740
+    assert searches.claims >= 22
+    assert searches.false_claims <= 2  # of 24 claims, each false with 5 % at most
+    assert searches.none_met <= 1 / 12
     # And it says something: within a factor of two of the truth.
-    assert np.median(met) > capacity / 2
-    assert all(c.probes <= 16 for c in found)
+    assert searches.met > searches.truth / 2
+    assert all(found.probes <= 16 for found in searches.found)
 
 
-def test_a_rate_that_saturates_is_missed_whatever_the_slo(episode) -> None:
+def test_a_rate_that_saturates_is_missed_whatever_the_slo() -> None:
     loose = Slo(60_000 * MS, 0.5)
     assert judge([episode(1300, 1.0, 1)], 1300, loose, 0.01).verdict == "missed"
     assert judge([episode(500, 1.0, 1)], 500, loose, 0.01).verdict == "met"
 
 
-def test_too_few_requests_decide_nothing(episode) -> None:
+def test_too_few_requests_decide_nothing() -> None:
     # One per cent of misses cannot be ruled out by a hundred requests, even if none missed.
     found = judge([episode(100, 1.0, 1)], 100, Slo(50 * MS, 0.99), 0.05)
     assert (found.verdict, found.misses) == ("undecided", 0)
 
 
-def test_the_search_is_bounded_and_stays_within_its_rates(episode) -> None:
+def test_the_search_is_bounded_and_stays_within_its_rates() -> None:
     search = CapacitySearch(SLO, 5000.0, probes=6, highest=800.0)
     rates = []
     while (rate := search.next_rate()) is not None:
@@ -87,7 +68,7 @@ def test_the_search_is_bounded_and_stays_within_its_rates(episode) -> None:
     assert sum(len(search.traces(rate)) for rate in set(rates)) == 6
 
 
-def test_the_ends_of_the_bracket_rest_on_more_than_one_episode(episode, queue) -> None:
+def test_the_ends_of_the_bracket_rest_on_more_than_one_episode() -> None:
     # The second episode falls into seconds in which the machine took twice as long for a call.
     number = itertools.count(1)
     search = CapacitySearch(SLO, 450.0, probes=16)
@@ -96,7 +77,7 @@ def test_the_ends_of_the_bracket_rest_on_more_than_one_episode(episode, queue) -
         trace = episode(rate, 1.0, (number_now := next(number), 9))
         if number_now == 2:
             slow, due = rate, trace.arrival
-            trace = queue(due, np.full(len(due), 2 * MS), 1000 * MS, 1500 * MS)
+            trace = lindley(due, np.full(len(due), 2 * MS), 1000 * MS, 1500 * MS)
             search.add(rate, trace)
             assert search.found.missed == rate
         else:
@@ -108,7 +89,7 @@ def test_the_ends_of_the_bracket_rest_on_more_than_one_episode(episode, queue) -
     assert len(search.traces(slow)) >= 2
 
 
-def test_a_search_ends_when_its_interval_is_narrow_enough(episode) -> None:
+def test_a_search_ends_when_its_interval_is_narrow_enough() -> None:
     # A deterministic verdict: an SLO that only saturation can break.
     loose = Slo(60_000 * MS, 0.5)
     number = itertools.count()

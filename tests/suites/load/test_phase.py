@@ -39,7 +39,7 @@ Phase = Callable[..., tuple[dict[str, dict[str, Any]], dict[str, Outcome]]]
 @pytest.fixture
 def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
     """(load, name=behaviour, ...) -> validated rows and outcomes by name."""
-    monkeypatch.setattr(load_phase, "PACE_S", 0.06)
+    monkeypatch.setattr(load_phase, "PACE_S", 0.04)
     sessions = []
 
     def run(load: dict[str, Any], **behaviours: Behaviour):
@@ -50,7 +50,8 @@ def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
             write_fake(tmp_path / name, SIGNATURE, behaviour)
             artifact = Artifact(tmp_path / name, name, "onnx", SIGNATURE, (), {})
             key = SessionKey("fake", name, "fake", "default", "cpu")
-            entry = RuntimeEntry(timeout=1.5)
+            # A fake that hangs is waited for; the others have the time that a busy machine takes.
+            entry = RuntimeEntry(timeout=0.8 if behaviour.fault == "hang" else 10.0)
             sessions.append(LiveSession(key, artifact, Tolerance(), entry, 1, tmp_path / "logs"))
             pairs.append((sessions[-1], Cell("fake", name, "fake", "default", "busy", "cpu")))
         truth = expected_outputs(SIGNATURE, feeds)
@@ -77,7 +78,7 @@ def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
 
 def test_builds_at_one_rate_see_the_same_arrivals_and_fail_alone(phase: Phase) -> None:
     told, outcomes = phase(
-        {"rate": 60, "seconds": 0.5, "episodes": 2, "slo": {"e2el_ms": 2000}},
+        {"rate": 60, "seconds": 0.35, "episodes": 2, "slo": {"e2el_ms": 2000}},
         fast=Behaviour(latency_ms=2),
         slow=Behaviour(latency_ms=6),
         crashing=Behaviour(latency_ms=2, fault="crash", fault_at=40),
@@ -109,7 +110,7 @@ def test_builds_at_one_rate_see_the_same_arrivals_and_fail_alone(phase: Phase) -
 
 def test_a_saturated_session_has_rates_and_no_time(phase: Phase) -> None:
     told, outcomes = phase(
-        {"rate": 400, "seconds": 0.4, "episodes": 3, "slo": {"e2el_ms": 20}},
+        {"rate": 400, "seconds": 0.3, "episodes": 2, "slo": {"e2el_ms": 20}},
         build=Behaviour(latency_ms=4),
     )
     row = told["build"]
@@ -119,7 +120,8 @@ def test_a_saturated_session_has_rates_and_no_time(phase: Phase) -> None:
     times = [value for name, value in row.items() if name.startswith(kinds)]
     assert len(times) > 20
     assert set(times) == {None}
-    assert row["achieved_requests_per_s"] <= 251
+    # A call that began before the ramp-up's end may finish in each episode's 0.24 s.
+    assert row["achieved_requests_per_s"] <= 250 + 1 / 0.24
     assert row["achieved_over_offered"] < 0.8
     assert row["offered_load"] > 1.3
     assert row["request_goodput_per_s"] < row["request_throughput_per_s"] <= 251
@@ -128,7 +130,7 @@ def test_a_saturated_session_has_rates_and_no_time(phase: Phase) -> None:
 
 def test_clients_wait_for_one_another(phase: Phase) -> None:
     told, _ = phase(
-        {"concurrency": 3, "seconds": 0.3, "episodes": 2}, build=Behaviour(latency_ms=4)
+        {"concurrency": 3, "seconds": 0.2, "episodes": 2}, build=Behaviour(latency_ms=4)
     )
     row = told["build"]
     assert (row["status"], row["load"], row["concurrency"]) == ("ok", "closed", 3)
@@ -141,7 +143,7 @@ def test_clients_wait_for_one_another(phase: Phase) -> None:
 
 def test_slots_raise_what_a_session_finishes(phase: Phase) -> None:
     told, _ = phase(
-        {"concurrency": 4, "slots": 4, "seconds": 0.3, "episodes": 2},
+        {"concurrency": 4, "slots": 4, "seconds": 0.2, "episodes": 2},
         build=Behaviour(latency_ms=10),
     )
     assert 110 < told["build"]["request_throughput_per_s"] <= 400
@@ -152,8 +154,8 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     told, _ = phase(
         {
             "capacity": True,
-            "seconds": 0.4,
-            "probes": 6,
+            "seconds": 0.3,
+            "probes": 5,
             "slo": {"e2el_ms": 50, "share": 0.6},
         },
         build=Behaviour(latency_ms=4),
