@@ -22,6 +22,10 @@ SIGNS: Mapping[Outcome, str] = {
 SCHEMA_VERSION = 1
 
 
+FILES = ("gate.json", "junit.xml", "summary.md")
+"""What a gate leaves."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One rule applied to one cell."""
@@ -76,6 +80,13 @@ class GateReport:
             if any(f.outcome == outcome for f in self.findings)
         ]
         return f"{self.suite} against {self.against}: {', '.join(counts) or 'nothing was compared'}"
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Remove what an earlier gate wrote, before one that may end without a word: a CI that
+        shows the summary in any case must not show yesterday's."""
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
 
     def write(self, folder: Path) -> None:
         """``gate.json``, ``junit.xml`` and ``summary.md`` (for a CI's step summary)."""

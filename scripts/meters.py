@@ -18,6 +18,7 @@ import numpy as np
 from suites.measure.energy import energy_meters
 from suites.measure.meters.meter import Meter, why_not
 from suites.measure.meters.pressure import Pressure
+from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
 
 READINGS = 2000
@@ -35,7 +36,8 @@ def microseconds(call: Callable[[], object]) -> str:
 
 
 def main() -> None:
-    around: Sequence[Meter] = meters(os.getpid(), "cpu", cores=1.0)
+    cores = len(os.sched_getaffinity(0))
+    around: Sequence[Meter] = meters(os.getpid(), "cpu", 1.0, yardstick=Yardstick(cores))
     apart: Sequence[Meter] = [Pressure(), *energy_meters("cpu")]
     threads = len(list(Path("/proc/self/task").iterdir()))
     machine = f"{os.cpu_count()} CPUs, a worker of {threads} threads"

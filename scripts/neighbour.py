@@ -8,13 +8,16 @@ bursts that may begin and end within a pair's rounds.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
 MEAN_S = 0.3
+PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
@@ -29,6 +32,8 @@ def neighbour(seed: int) -> Iterator[None]:
 
 
 def work(seed: int) -> None:
+    # It must not go on beside later gates when the one that it belongs to is killed.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     chance = random.Random(seed)
     while True:
         end = time.perf_counter() + chance.expovariate(1 / MEAN_S)

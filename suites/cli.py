@@ -143,6 +143,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace) -> int:
+    from reports.gate import GateReport
     from suites.gate.keeping import keep_baseline
     from suites.gate.run import Recipes, gate
 
@@ -162,6 +163,7 @@ def _gate(options: argparse.Namespace) -> int:
         print(f"kept {kept} cells in {options.keep}")
         return EXIT_OK
     against = options.baseline if options.baseline is not None else Recipes(*recipes)
+    GateReport.clear(options.out)
     report = gate(options.suite, against, only=options.only, slow_down=options.slow_down)
     report.write(options.out)
     print("\n".join(report.lines()))

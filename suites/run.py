@@ -155,7 +155,7 @@ def _measure(
             with contextlib.suppress(*rows.FAILURES):
                 bench.check_workloads(bench.builds.base())
             _require_same_builds(bench, recorder)
-        yardstick = Yardstick(suite.threads, store.root.parent / "yardstick.json")
+        yardstick = Yardstick.of_machine(suite.threads, store.root.parent)
         for bench, mine in benches:
             ModelRun(bench, mine, recorder, display, yardstick).run()
         yardstick.remember()

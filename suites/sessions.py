@@ -21,7 +21,7 @@ from runtimes.serving import Served
 from runtimes.session import SessionOptions
 from suites import rows
 from suites.blocks import SessionKey
-from suites.correctness import compare, require
+from suites.correctness import Fidelity, compare, require
 from suites.suite_file import RuntimeEntry
 
 
@@ -108,21 +108,26 @@ class LiveSession:
             extra=dict(self.entry.model_extra or {}),
         )
 
-    def ready(self, feeds: Feeds, reference: Feeds, slow_down: float = 0.0) -> dict[str, Any]:
-        """Check one call against its reference and put it in place for the clock, slowed down by
-        a share of its time if asked.
+    def ready(self, feeds: Feeds, reference: Feeds) -> dict[str, Any]:
+        """Check one call against its reference and put it in place for the clock.
 
         Returns the row's columns. Raises Incorrect outside the recipe's tolerance, and whatever
         the worker raises.
         """
-        fidelity = compare([self.worker.run(feeds)], [reference])
-        require(fidelity, self.tolerance)
-        self.worker.prepare(feeds, slow_down=slow_down)
+        fidelity = self.put_in_place(feeds, reference)
         return {
             **rows.fidelity(fidelity, self.tolerance),
             **rows.contract(self.worker.contract()),
             **rows.proof(self.worker.proof()),
         }
+
+    def put_in_place(self, feeds: Feeds, reference: Feeds, slow_down: float = 0.0) -> Fidelity:
+        """``ready`` without asking the worker what it runs and how, the call slowed down by a share
+        of its time if asked."""
+        fidelity = compare([self.worker.run(feeds)], [reference])
+        require(fidelity, self.tolerance)
+        self.worker.prepare(feeds, slow_down=slow_down)
+        return fidelity
 
     def sample(self, calls: int, rewarm: int) -> np.ndarray:
         """The measuring loop's ``Sampler``."""

@@ -54,8 +54,7 @@ def show(gates: Sequence[dict[str, Any]], replays: int = REPLAYS) -> str:
         "",
         f"Without a slow-down, {len(same)} comparisons of {len(pooled)} pairs: "
         f"{np.mean(pooled > 0):.1%} of the pairs say slower, median {np.median(pooled):+.2%}; "
-        f"{np.sum(medians > 0)} comparisons have a positive median. Held to the same evidence, "
-        f"{_improvements(same)} say that the candidate became faster. "
+        f"{np.sum(medians > 0)} comparisons have a positive median. "
         f"Without neighbours a pair costs {np.median(own):.2f} s beyond its timed calls.",
         "",
         f"Of {replays} replays, so many alarm (promised: at most {ALPHA:.0%}):",
@@ -113,16 +112,6 @@ def _alarmed(series: np.ndarray, comparisons: int, stops: bool) -> bool:
     passes = fast_enough_evidence(series, MARGIN) >= rule.fast_enough_needed
     # Where both are reached by the same pair, slower is what counts.
     return not passes.any() or int(alarms.argmax()) <= int(passes.argmax())
-
-
-def _improvements(same: Sequence[dict[str, Any]]) -> int:
-    """Comparisons that would be REGRESSED if candidate and baseline changed places."""
-    found = 0
-    for cell in same:
-        turned = PairedVerdict(IGNORE, MARGIN, ALPHA, BETA, 1, MAX_PAIRS)
-        turned.differences = [-difference for difference in cell["differences"]]
-        found += turned.outcome == "regressed"
-    return found
 
 
 def _noise(gates: Sequence[dict[str, Any]]) -> float:

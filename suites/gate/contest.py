@@ -132,7 +132,8 @@ class Contest:
         for session, side in sides if candidate_first else reversed(sides):
             feeds = side.feeds[workload]
             if not self.pairs and side.truths is not None:
-                session.ready(feeds, side.truths[workload], side.slow_down)
+                # Not more than the other side is asked: what a process did before may show.
+                session.put_in_place(feeds, side.truths[workload], side.slow_down)
                 continue
             if not self.pairs:
                 outputs = [session.worker.run(feeds)]

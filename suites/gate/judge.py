@@ -13,7 +13,7 @@ from suites import rows
 from suites.cell import Cell
 from suites.gate.contest import Contest
 from suites.gate.kept import KeptBaseline
-from suites.gate.rules import AccuracyRule, GateTable, GrowthRule
+from suites.gate.rules import AccuracyRule, GateTable, GrowthRule, Rule
 from suites.gate.verdict import PairedVerdict
 from suites.scoring import Scored
 from suites.suite import Suite
@@ -89,9 +89,8 @@ class Judge:
     def accuracy(
         self, contest: Contest, task: Task, candidate: Scored | Exception, base: Scored | Exception
     ) -> None:
-        cell = next(iter(contest.cells.values()))
-        rule = self._table.of(cell.label, "accuracy")
-        if not isinstance(rule, AccuracyRule):
+        rule = self._accuracy_rule(contest)
+        if rule is None:
             return
         for found in (candidate, base):
             if isinstance(found, Exception):
@@ -115,25 +114,51 @@ class Judge:
             seen += f"; these examples resolve {100 * finest:.2f}"
         self._find(contest.key.label, "accuracy", outcome, seen, vars(drop))
 
+    def without_task(self, contest: Contest) -> None:
+        """The accuracy of a model that has no task. The rules that hold where none are written
+        leave it out; a rule that was written, or a task that was there once, does not pass."""
+        changed = self._changed_data.get(contest.key.model)
+        written = "rules" in self._table.model_fields_set
+        if self._accuracy_rule(contest) is not None and (changed or written):
+            reason = changed or "the model has no task, so that nothing can be said of its accuracy"
+            self._find(contest.key.label, "accuracy", "inconclusive", reason)
+
     def size(self, contest: Contest) -> None:
-        cell = next(iter(contest.cells.values()))
-        self._growth(
-            contest.key.label,
-            "size",
-            cell,
-            (contest.candidate.artifact.bytes, contest.baseline.artifact.bytes),
-        )
+        rules = self._rules_of(contest, "size")
+        if rules:
+            self._growth(
+                contest.key.label,
+                "size",
+                min((r for r in rules if isinstance(r, GrowthRule)), key=lambda r: r.max_growth),
+                (contest.candidate.artifact.bytes, contest.baseline.artifact.bytes),
+            )
+
+    def _accuracy_rule(self, contest: Contest) -> AccuracyRule | None:
+        rules = [r for r in self._rules_of(contest, "accuracy") if isinstance(r, AccuracyRule)]
+        return min(rules, key=lambda rule: rule.max_drop, default=None)
+
+    def _rules_of(self, contest: Contest, metric: str) -> list[Rule]:
+        """Of all cells of a session, which have one artifact: the strictest of them counts."""
+        found = (self._table.of(cell.label, metric) for cell in contest.cells.values())
+        return [rule for rule in found if rule is not None]
 
     def measured(self, contest: Contest) -> None:
-        """A contest's latency and memory, workload by workload."""
+        """A contest's latency and memory, workload by workload. What was decided before a session
+        failed stays decided: a regression that was seen is not taken back."""
         if contest.failure is not None:
+            for workload, cell in contest.cells.items():
+                verdict = contest.verdicts.get(workload)
+                if verdict is not None and verdict.outcome != "inconclusive":
+                    self._latency(contest, cell, verdict)
             self.failed(list(contest.cells.values()), contest.failure)
             return
         for workload, cell in contest.cells.items():
             if (verdict := contest.verdicts.get(workload)) is not None:
                 self._latency(contest, cell, verdict)
             for metric, quantity in MEMORY.items():
-                self._growth(cell.label, metric, cell, contest.memory_of(workload, quantity))
+                rule = self._table.of(cell.label, metric)
+                if isinstance(rule, GrowthRule):
+                    self._growth(cell.label, metric, rule, contest.memory_of(workload, quantity))
 
     def _latency(self, contest: Contest, cell: Cell, verdict: PairedVerdict) -> None:
         outcome = verdict.outcome
@@ -178,11 +203,8 @@ class Judge:
         )
 
     def _growth(
-        self, label: str, metric: str, cell: Cell, sizes: tuple[float, float] | None
+        self, label: str, metric: str, rule: GrowthRule, sizes: tuple[float, float] | None
     ) -> None:
-        rule = self._table.of(cell.label, metric)
-        if not isinstance(rule, GrowthRule):
-            return
         if sizes is None:
             self._find(label, metric, "inconclusive", "this runtime does not tell")
             return

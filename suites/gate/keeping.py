@@ -48,8 +48,12 @@ def _held_to_reference(
     site: Site, bench: Bench, cells: Sequence[Cell]
 ) -> dict[SessionKey, Artifact]:
     """Every session's artifact, each workload's output compared with its reference's."""
-    base = bench.builds.base()
-    bench.check_workloads(base)
+    try:
+        base = bench.builds.base()
+        bench.check_workloads(base)
+    except rows.FAILURES as error:
+        reason = rows.failure(error)["reason"]
+        raise InputError(f"{bench.subject.name} cannot be kept: {reason}") from error
     sessions = by_session(cells)
 
     def refuse(recipe: str, error: Exception) -> None:

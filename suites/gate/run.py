@@ -71,7 +71,8 @@ def gate(
                     f"{site.suite.path}: no cell has the candidate recipe {against.candidate!r}; "
                     f"there are {have}"
                 )
-        table.check([cell.label for cell in cells], str(site.suite.path))
+        # Against all cells: a rule of those that were left out today is no mistake.
+        table.check([cell.label for cell in site.suite.cells], str(site.suite.path))
         judge = Judge(table)
         if kept is not None:
             cells = judge.matched(cells, site.suite, kept, only)
@@ -89,7 +90,12 @@ def gate(
                 now = subject.task.fingerprint if subject.task else None
                 judge.data(name, now, kept.data.get(name))
             with site.bench(subject, mine) as bench:
-                contests = _contests(bench, mine, against, kept, judge, latency_rules)
+                try:
+                    contests = _contests(bench, mine, against, kept, judge, latency_rules)
+                except rows.FAILURES as error:
+                    # Without the fp32 model or its outputs nothing can be said of any of its cells.
+                    judge.failed(mine, error)
+                    continue
                 bench.builds.close()
                 for contest in contests:
                     contest.candidate = replace(contest.candidate, slow_down=slow_down)
@@ -139,6 +145,8 @@ def _contests(
                 their_key = replace(key, recipe=against.baseline)
                 kind = bench.builds.kind(key.runtime)
                 baseline = bench.builds.get(recipes[against.baseline], kind)
+            for artifact in (candidate, baseline):
+                bench.builds.columns(artifact)  # sizes the fp32 build while it can be made
         except rows.FAILURES as error:
             judge.failed(mine, error)
             continue
@@ -161,6 +169,8 @@ def _judge_accuracy(bench: Bench, contests: Sequence[Contest], judge: Judge) -> 
     """Score both sides of every contest, and compare them example by example."""
     task = bench.subject.task
     if task is None:
+        for contest in contests:
+            judge.without_task(contest)
         return
     sessions = [side.begin() for c in contests for side in (c.candidate, c.baseline)]
     scored: list[Scored | Exception] = [found for found, _ in bench.scores(sessions)]

@@ -7,9 +7,12 @@ its own work take longer.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -21,9 +24,9 @@ import numpy as np
 from suites.measure.meters.meter import Seen, Unreadable
 
 PASSES = 3
-SLOW = 0.93
-"""Share of its own speed below which the machine disturbs a block. Of an undisturbed one nineteen
-readings in twenty lie within 2 % of one another."""
+SLOW = 0.9
+"""Share of its own speed below which the machine disturbs a block: readings of an undisturbed one
+differ by a few per cent."""
 REFERENCE_QUANTILE = 0.25
 FEWEST_READINGS = 20
 """That a run needs before its own readings say what the machine can do."""
@@ -43,19 +46,39 @@ class Yardstick:
         """``remembered`` is the file in which runs tell the next ones what they saw."""
         self._file = remembered
         self._readings: list[np.ndarray] = []
+        self._last: np.ndarray | None = None
         self._earlier = _load(remembered)
-        self._pool = ThreadPoolExecutor(threads, "yardstick")
-        self._together = threading.Barrier(threads)
-        self._works = [_works() for _ in range(threads)]
+        cpus = sorted(os.sched_getaffinity(0))[:threads]
+        self._pool = ThreadPoolExecutor(len(cpus), "yardstick")
+        self._together = threading.Barrier(len(cpus))
+        self._places = [(cpu, _works()) for cpu in cpus]
 
-    def read(self) -> np.ndarray:
+    @classmethod
+    def of_machine(cls, threads: int, folder: Path) -> Yardstick:
+        """One that remembers in ``folder`` what so many threads reach on this machine: another
+        processor, name of the machine, NumPy or number of threads is another memory."""
+        processor = next(
+            (
+                line.partition(":")[2].strip()
+                for line in _lines(Path("/proc/cpuinfo"))
+                if line.startswith("model name")
+            ),
+            platform.processor(),
+        )
+        told = f"{processor} {platform.node()} {np.__version__} {threads} {PASSES}"
+        name = hashlib.sha256(told.encode()).hexdigest()[:12]
+        return cls(threads, folder / f"yardstick-{name}.json")
+
+    def read(self, counts: bool = True) -> np.ndarray:
         """Nanoseconds of either piece on the slowest thread, in the fastest of a few passes:
         ``(2,)``. Takes about a millisecond. What slows a machine for seconds slows every pass; an
-        interrupt, or the other thread's turn at Python's lock, some of them."""
-        told = self._pool.map(self._pass, self._works)
-        reading = np.max(list(told), axis=0)
-        self._readings.append(reading)
-        return reading
+        interrupt, or the other thread's turn at Python's lock, some of them. One that does not
+        ``count`` says nothing of what the machine reaches."""
+        told = self._pool.map(self._pass, self._places)
+        self._last = np.max(list(told), axis=0)
+        if counts:
+            self._readings.append(self._last)
+        return self._last
 
     def speed(self, reading: np.ndarray) -> float:
         """Of the piece that suffers most, as a share of the machine's own speed; above 1 where it
@@ -66,28 +89,35 @@ class Yardstick:
     @property
     def last(self) -> float:
         """The speed at the last reading; NaN before."""
-        return self.speed(self._readings[-1]) if self._readings else math.nan
+        return math.nan if self._last is None else self.speed(self._last)
 
     def remember(self) -> None:
-        """Tell later runs what this one saw, if it saw enough."""
+        """Tell later runs what this one saw, if it saw enough and there is room for it."""
         if self._file is None or len(self._readings) < FEWEST_READINGS:
             return
-        runs = [*self._earlier, self._quartile()][-REMEMBERED_RUNS:]
-        draft = self._file.with_name(f".{os.getpid()}-{self._file.name}")
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps([run.tolist() for run in runs]))
-        draft.replace(self._file)
+        with contextlib.suppress(OSError):
+            self._write(self._file)
 
-    def _pass(self, works: tuple[Callable[[], object], ...]) -> np.ndarray:
+    def _write(self, file: Path) -> None:
+        runs = [*self._earlier, self._quartile()][-REMEMBERED_RUNS:]
+        draft = file.with_name(f".{os.getpid()}-{file.name}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps([run.tolist() for run in runs]))
+        draft.replace(file)
+
+    def _pass(self, place: tuple[int, tuple[Callable[[], object], ...]]) -> np.ndarray:
+        cpu, works = place
+        # Of this thread alone. Whoever is woken may otherwise begin on the core of who woke it.
+        os.sched_setaffinity(0, {cpu})
         now = time.perf_counter_ns
         times = np.empty((PASSES, len(works)))
         for number in range(PASSES):
-            for place, work in enumerate(works):
+            for piece, work in enumerate(works):
                 # Two threads that share a physical core slow down only while both work.
                 self._together.wait()
                 start = now()
                 work()
-                times[number, place] = now() - start
+                times[number, piece] = now() - start
         return times.min(axis=0)
 
     def _quartile(self) -> np.ndarray:
@@ -101,7 +131,7 @@ class Yardstick:
 
 
 def _works() -> tuple[Callable[[], object], Callable[[], object]]:
-    # Long calls, so that threads that start a little apart overlap all the same, and without Python's
+    # Long calls, so that threads that start a little apart overlap all the same, without Python's
     # lock; and matrices so small that no BLAS spreads their product over threads of its own.
     matrices, factor = np.ones((24, 64, 64), np.float32), np.ones((64, 64), np.float32)
     products = np.empty_like(matrices)
@@ -112,6 +142,13 @@ def _works() -> tuple[Callable[[], object], Callable[[], object]]:
         lambda: np.matmul(matrices, factor, out=products),
         lambda: np.add.reduce(terms, axis=0, out=total),
     )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _load(file: Path | None) -> list[np.ndarray]:

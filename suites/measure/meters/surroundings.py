@@ -18,7 +18,7 @@ from suites.measure.meters.speed import Speed, Yardstick
 from suites.measure.meters.temperature import Temperature
 from suites.measure.meters.throttling import Throttling
 
-MAX_READ_S = 0.002
+MAX_READ_S = 0.005
 """A meter that takes longer is left out. Kernels before 5.17 sleep for 10 ms and more to answer
 ``scaling_cur_freq``; the readings would last as long as the blocks."""
 PROBES = 3

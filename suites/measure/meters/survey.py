@@ -9,13 +9,14 @@ from pathlib import Path
 from suites.measure.energy import energy_meters
 from suites.measure.meters.meter import Meter, why_not
 from suites.measure.meters.pressure import Pressure
+from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
 
 
 def survey(gpu: bool, root: Path = Path("/")) -> dict[str, dict[str, str]]:
     """Each meter -> ``covers`` and ``absent``, the latter empty where it can be read."""
     device = "cuda:0" if gpu else "cpu"
-    around: Sequence[Meter] = meters(os.getpid(), device, cores=1.0, root=root)
+    around: Sequence[Meter] = meters(os.getpid(), device, 1.0, root, Yardstick(threads=1))
     absent = Surroundings(around).absent
     apart: list[Meter] = [Pressure(root), *energy_meters(device, root)]
     absent |= {meter.name: why_not(meter) for meter in apart}
