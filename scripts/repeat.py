@@ -69,6 +69,7 @@ class Run:
 def run(folder: Path, runs: int, patience: float, threads: int) -> list[Run]:
     """Every run in ``folder``, made where there are fewer than ``runs``. ``patience`` is how many
     seconds the turns of a workload are put off while the machine is slow."""
+    folder = folder / f"patience-{patience:g}-threads-{threads}"
     folder.mkdir(parents=True, exist_ok=True)
     suite = folder / "repeat.toml"
     suite.write_text(SUITE.format(patience=patience, threads=threads))
@@ -77,7 +78,9 @@ def run(folder: Path, runs: int, patience: float, threads: int) -> list[Run]:
         out = folder / f"run-{number:02}"
         if not all((out / name).is_file() for name in TABLES):
             command = [sys.executable, "-m", "assay", "run", str(suite), "--out", str(out)]
-            subprocess.run([*command, "--fresh"], check=True, stdout=subprocess.DEVNULL)
+            code = subprocess.run([*command, "--fresh"], stdout=subprocess.DEVNULL).returncode
+            if code not in (0, 4):  # 4: some cell has no latency, and its row says why
+                raise SystemExit(f"{' '.join(command)} ended with exit code {code}")
             print(f"{number} of {runs}: load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
         found.append(Run.load(out))
     return found

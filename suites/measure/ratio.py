@@ -44,7 +44,7 @@ class RatioEstimate:
 def ratio_interval(
     a: Measurement, b: Measurement, confidence: float = 0.95
 ) -> RatioEstimate | None:
-    """The ratio of two interleaved cells' median call times, from the rounds that both were in.
+    """The typical ratio of two interleaved cells' blocks, from the rounds that both were in.
 
     With ``d_r = log(median of a in round r) - log(median of b in round r)`` over ``R`` rounds, the
     value is ``exp`` of the median of all Walsh averages ``(d_r + d_s) / 2``, ``r <= s`` (Hodges &
@@ -56,8 +56,10 @@ def ratio_interval(
     such an interval at 95 %: they have Student's of the mean.
 
     What the machine did in a round slowed both and cancels in ``d_r``. What is assumed of the rest
-    is that it is symmetric, as the random order within a round makes it: a change of speed between
-    the two blocks strikes either of them. Such a round lies far off, and is one round here.
+    is that it is symmetric. The random order within a round makes the machine's part so: a change
+    of speed between the two blocks strikes either of them. Such a round lies far off, and is one
+    round here. The cells' own noise is symmetric in the difference if it has one shape; where one
+    of them has a long tail and blocks are of a call or two, the ratio is not that of the medians.
     None with fewer than three common rounds, as for cells of different groups.
     """
     return _ratio(_log_medians(a.samples), _log_medians(b.samples), confidence)

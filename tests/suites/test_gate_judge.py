@@ -81,7 +81,7 @@ def test_a_regression_that_was_seen_is_not_taken_back_by_a_later_crash() -> None
     assert GateReport("s", "b", judge.findings, {}).exit_code == 1
 
 
-@pytest.mark.parametrize(("size", "outcome"), [(102, "pass"), (103, "regressed")])
+@pytest.mark.parametrize(("size", "outcome"), [(101, "pass"), (103, "regressed")])
 def test_size_is_held_to_its_threshold(size: int, outcome: str) -> None:
     rule = {"metric": "size", "max_growth": 0.02}
     found = found_of(Judge(table(rule)), contest({"one": SAME}, (size, 100)), "size")
