@@ -18,17 +18,19 @@ def found(comparison: Comparison, metric: str) -> list[Judgement]:
     return [judgement for judgement in comparison.judgements if judgement.metric == metric]
 
 
-def test_memory_under_another_contract_is_not_judged(write, row, drop):
+def test_memory_under_another_contract_is_not_comparable(write, row, drop):
     before = write("a", [row(), row(workload="two")])
     changed = [
         row(contract_threads=2, memory_peak_bytes=200 * MIB),
         row(workload="two", batch=8, memory_peak_bytes=300 * MIB),
     ]
     comparison = compare(before, write("b", changed), drop)
-    assert [(j.verdict, j.seen) for j in found(comparison, "memory peak")] == [
-        ("not comparable", "threads (1, then 2)"),
-        ("not comparable", "batch (1, then 8)"),
+    assert [telling.listed(pair.unlike) for pair in comparison.memory] == [
+        "threads (1, then 2)",
+        "batch (1, then 8)",
     ]
+    text = telling.markdown(comparison)
+    assert "100 MiB | 200 MiB | 10.0 MiB | 10.0 MiB | not comparable: threads (1, then 2) |" in text
 
 
 def test_latency_is_never_judged_however_it_changed(write, row, drop):
