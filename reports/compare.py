@@ -96,6 +96,7 @@ def compare(before: Results, after: Results, drop: DropFormula) -> Comparison:
         [
             *_unlike_runs(before, after),
             *map(_missing, missing),
+            *_other_workloads(pairs),
             *_statuses(pairs),
             *accuracy(before, after, pairs, drop),
             *sizes(pairs),
@@ -176,10 +177,22 @@ def _missing(row: Row) -> Judgement:
 # Single cells.
 
 
-def _statuses(pairs: Iterable[Pair]) -> Iterator[Judgement]:
-    """Each cell that was not measured in both runs, unless only its latency did not settle."""
+def _other_workloads(pairs: Iterable[Pair]) -> Iterator[Judgement]:
+    """Two cells of one name that were asked for different things: of the build alone can be
+    judged what does not depend on it."""
     for old, new in pairs:
-        if measured((old, new)) or _settled_once(old, new):
+        if unlike := agreement.workloads(old, new):
+            before = ", ".join(f"{each.name} {each.before}" for each in unlike)
+            after = ", ".join(f"{each.name} {each.after}" for each in unlike)
+            seen = "another workload of the same name"
+            yield Judgement(cell_label(new), "workload", "not comparable", before, after, seen)
+
+
+def _statuses(pairs: Iterable[Pair]) -> Iterator[Judgement]:
+    """Each cell that was not measured in both runs, unless only its latency did not settle or it
+    was asked for something else."""
+    for old, new in pairs:
+        if measured((old, new)) or _settled_once(old, new) or agreement.workloads(old, new):
             continue
         before, after = old["status"], new["status"]
         change = _gravity(after) - _gravity(before)
