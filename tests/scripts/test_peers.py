@@ -140,7 +140,12 @@ def pip(monkeypatch, tmp_path):
     pins.write_text("torch==1\n")
     monkeypatch.setattr(environment, "CONSTRAINTS", pins)
     monkeypatch.setattr(environment.subprocess, "run", run)
-    monkeypatch.setattr(environment.venv, "create", lambda folder, with_pip: folder.mkdir())
+
+    def create(folder, with_pip):
+        folder.mkdir()
+        (folder / "pyvenv.cfg").touch()
+
+    monkeypatch.setattr(environment.venv, "create", create)
     return run, asked, pins
 
 
@@ -166,6 +171,16 @@ def test_environment_that_pip_did_not_finish_is_made_again(pip, tmp_path):
     run.fails = False
     environment.make(tmp_path / "env")
     assert len(asked) == 2
+
+
+def test_only_a_virtual_environment_is_removed(pip, tmp_path):
+    precious = tmp_path / "env" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.touch()
+    with pytest.raises(FileExistsError, match=r"no pyvenv\.cfg"):
+        environment.make(precious.parent)
+    assert precious.is_file()
+    assert not pip[1]
 
 
 def test_both_environments_run_one_torch():
