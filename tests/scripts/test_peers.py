@@ -1,13 +1,16 @@
 """What the comparison with other benchmarks reads, counts and prints."""
 
 import json
+import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts.peers import environment, readings
+from scripts.peers import __main__ as peers
+from scripts.peers import contenders, environment, readings
 from scripts.peers import table as tables
 
 HOUSE = Path(__file__).parents[2]
@@ -122,6 +125,81 @@ def test_every_contender_has_a_row_for_every_cell():
 def test_latency_without_loops_around_it_has_no_ratio():
     (row,) = rows(replace(turn(10.0), bare_ms=None, settled_ms=None))
     assert (row["reported, ms"], row["over the bare loop"]) == ("10.00", "–")
+
+
+class Loops:
+    """A yardstick whose loops live for so many readings."""
+
+    def __init__(self, readings):
+        self.readings = readings
+
+    def medians(self):
+        self.readings -= 1
+        if self.readings < 0:
+            raise RuntimeError("the bare loop ended with exit code 1")
+        return [10.0, 8.0]
+
+
+def failing(error):
+    def measure(cell, folder):
+        raise error
+
+    return contenders.Contender("mine", "python", measure)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NoLatency("too\nrestless"), "too restless"),
+        (FileNotFoundError(2, "no such file", "report.json"), "FileNotFoundError: .*report.json"),
+        (json.JSONDecodeError("bad", "{", 1), "JSONDecodeError: bad"),
+        (KeyError("forward"), "KeyError: 'forward'"),
+        (RuntimeError("the bare loop ended"), "RuntimeError: the bare loop ended"),
+    ],
+)
+def test_a_contender_that_fails_has_its_turn_and_stops_nobody(error, reason):
+    taken = peers.take(failing(error), "one", Loops(2))
+    assert taken.reported_ms is None
+    assert re.search(reason, taken.reason)
+    assert "\n" not in taken.reason
+    assert (taken.bare_ms, taken.settled_ms) == (10.0, 8.0)
+    with pytest.raises(KeyboardInterrupt):
+        peers.take(failing(KeyboardInterrupt()), "one", None)
+
+
+@pytest.mark.parametrize("readings", [0, 1])
+def test_a_bare_loop_that_died_costs_the_ratio_and_not_the_latency(readings):
+    contender = contenders.Contender("mine", "python", lambda cell, folder: 12.0)
+    taken = peers.take(contender, "one", Loops(readings))
+    assert (taken.reported_ms, taken.bare_ms, taken.settled_ms) == (12.0, None, None)
+
+
+@pytest.fixture
+def site(tmp_path):
+    return contenders.Site(tmp_path / "bert", 1, tmp_path / "home", Path(sys.executable))
+
+
+def ending(monkeypatch, code, words):
+    monkeypatch.setattr(
+        contenders.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, code, "", words),
+    )
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_assay_that_left_no_row_gives_its_last_words(monkeypatch, tmp_path, site, code):
+    ending(monkeypatch, code, "first\nthe store is damaged\n")
+    taken = contenders.contenders(site)[0]
+    with pytest.raises(NoLatency, match="no row: the store is damaged"):
+        taken.measure("one", tmp_path)
+
+
+def test_code_4_of_another_benchmark_is_a_failure(monkeypatch, tmp_path, site):
+    ending(monkeypatch, 4, "ERROR: usage\n")
+    pytest_benchmark = contenders.contenders(site)[2]
+    with pytest.raises(NoLatency, match="exit code 4: ERROR: usage"):
+        pytest_benchmark.measure("one", tmp_path)
 
 
 @pytest.fixture
