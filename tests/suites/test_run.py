@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 import reports
 from compile.errors import InputError
 from reports.errors import ReportError
+from runtimes.client import Worker
+from suites import model_run
 from suites.run import run
 
 
@@ -75,6 +77,25 @@ def test_failure_is_a_row_and_the_other_runtime_goes_on(
     other = rows[rows["runtime"] == "onnxruntime-cpu"]
     assert set(other["status"]) <= {"ok", "not-stationary"}
     assert (other["samples"] > 0).all()
+
+
+def test_interrupted_run_waits_for_no_call(suite_file, tmp_path, monkeypatch):
+    """A worker that is in the middle of a call is killed: it would not hear a farewell."""
+    held, farewells = [], []
+
+    def interrupted(pairs, *_):
+        held.extend({session.key: session for session, _ in pairs}.values())
+        monkeypatch.setattr(Worker, "close", lambda worker: farewells.append(worker))
+        workers.extend(session.worker for session in held)
+        raise KeyboardInterrupt
+
+    workers = []
+    monkeypatch.setattr(model_run, "run_phase", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(str(suite_file()), tmp_path / "out")
+    assert len(workers) == 1
+    assert farewells == []
+    assert not Path(f"/proc/{workers[0].pid}").exists()
 
 
 def test_resumed_run_measures_only_what_is_missing(suite_file, tmp_path):
