@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,9 @@ def test_row_says_the_known_latency(suite_file, tmp_path):
     assert 250 < rows.loc["two", "throughput_samples_per_s"] <= 500
     assert set(samples["cell_id"]) == set(rows["cell_id"])
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-    assert "ramp" in (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "ramp" in text
+    assert shlex.join(["assay", *sys.argv[1:]]) in text
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_fresh_leaves_the_run_of_another_suite_of_the_same_name(suite_file, tmp_
     (tmp_path / "elsewhere").mkdir()
     other = tmp_path / "elsewhere" / suite.name
     other.write_text(suite.read_text())
-    with pytest.raises(InputError, match="another suite"):
+    with pytest.raises(InputError, match="another suite: choose another folder"):
         run(str(other), out, only="two", fresh=True)
     assert list(cells(out).index) == ["one"]
 
