@@ -1,7 +1,7 @@
 """Two stored runs, compared as far as numbers of two days can honestly be.
 
 What does not depend on how fast the machine was that day is judged: whether a cell ran at all, the
-answers to the same examples, sizes and memory. Latencies are set side by side and never judged;
+answers to the same examples, and sizes. Latencies and memory are set side by side and never judged;
 `assay gate` measures them anew, in pairs.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from reports.comparison import agreement
 from reports.comparison.accuracy import DropFormula, accuracy
 from reports.comparison.agreement import Difference
-from reports.comparison.growth import memory, sizes
+from reports.comparison.growth import sizes
 from reports.comparison.judgement import (
     VERDICTS,
     Judgement,
@@ -31,15 +31,18 @@ from reports.results import Results
 EXIT_CODES: Mapping[Verdict, int] = {"worse": 1, "not comparable": 3, "better": 0, "same": 0}
 
 
+MEMORY = ("memory_peak_bytes", "memory_waste_bytes")
+
+
 @dataclass(frozen=True)
-class LatencyPair:
-    """One cell's latency in both runs. There is no verdict."""
+class SideBySide:
+    """One cell's latency, or its memory, in both runs. There is no verdict."""
 
     cell: str
     before: Row
     after: Row
     unlike: tuple[Difference, ...]
-    """What of the contract or the workload differs, beside what differs for all cells."""
+    """What of the contract or the workload differs that this quantity depends on."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Comparison:
     notes: Sequence[str]
     """What to know of the two runs before anything else is believed."""
     judgements: Sequence[Judgement]
-    latencies: Sequence[LatencyPair]
+    latencies: Sequence[SideBySide]
+    memory: Sequence[SideBySide]
+    """A run reads each of a cell's figures once: of their noise, two runs know nothing."""
     environment: Sequence[Difference]
     """What differs between the machines and library versions."""
 
@@ -87,16 +92,17 @@ def compare(before: Results, after: Results, drop: DropFormula) -> Comparison:
     return Comparison(
         str(before.folder),
         str(after.folder),
-        [*_notes(before, after), *_new_names(after, missing, added)],
+        [*_notes(before, after), *_new_names(after, missing, added), *_settling(pairs)],
         [
             *_unlike_runs(before, after),
             *map(_missing, missing),
+            *_other_workloads(pairs),
             *_statuses(pairs),
             *accuracy(before, after, pairs, drop),
             *sizes(pairs),
-            *memory(pairs),
         ],
         list(_latencies(pairs)),
+        list(_memory(pairs)),
         agreement.environments(before.run, after.run),
     )
 
@@ -171,17 +177,27 @@ def _missing(row: Row) -> Judgement:
 # Single cells.
 
 
-def _statuses(pairs: Iterable[Pair]) -> Iterator[Judgement]:
-    """Each cell that was not measured in both runs."""
+def _other_workloads(pairs: Iterable[Pair]) -> Iterator[Judgement]:
+    """Two cells of one name that were asked for different things: of the build alone can be
+    judged what does not depend on it."""
     for old, new in pairs:
-        if measured((old, new)):
+        if unlike := agreement.workloads(old, new):
+            before = ", ".join(f"{each.name} {each.before}" for each in unlike)
+            after = ", ".join(f"{each.name} {each.after}" for each in unlike)
+            seen = "another workload of the same name"
+            yield Judgement(cell_label(new), "workload", "not comparable", before, after, seen)
+
+
+def _statuses(pairs: Iterable[Pair]) -> Iterator[Judgement]:
+    """Each cell that was not measured in both runs, unless only its latency did not settle or it
+    was asked for something else."""
+    for old, new in pairs:
+        if measured((old, new)) or _settled_once(old, new) or agreement.workloads(old, new):
             continue
         before, after = old["status"], new["status"]
         change = _gravity(after) - _gravity(before)
         verdict: Verdict = "worse" if change > 0 else "better" if change < 0 else "same"
         seen = new.get("reason") or f"it was: {old.get('reason')}"
-        if change == 0 and "ok" in (before, after):
-            verdict, seen = "not comparable", f"whether a latency settles is its day's: {seen}"
         yield Judgement(cell_label(new), "status", verdict, before, after, seen)
 
 
@@ -190,12 +206,32 @@ def _gravity(status: str) -> int:
     return {"ok": 0, "not-stationary": 0, "unsupported": 1}.get(status, 2)
 
 
-def _latencies(pairs: Iterable[Pair]) -> Iterator[LatencyPair]:
+def _settling(pairs: Iterable[Pair]) -> Iterator[str]:
+    """Whether a latency settles is a matter of the machine's day: told, and no verdict."""
+    for old, new in pairs:
+        if _settled_once(old, new):
+            reason = next(row.get("reason") for row in (old, new) if not measured((row, row)))
+            yield f"{cell_label(new)} was {old['status']} and is {new['status']}: {reason}"
+
+
+def _settled_once(old: Row, new: Row) -> bool:
+    return {old["status"], new["status"]} == {"ok", "not-stationary"}
+
+
+def _latencies(pairs: Iterable[Pair]) -> Iterator[SideBySide]:
     for old, new in pairs:
         if any(_timed(row) for row in (old, new)):
             unlike = (*agreement.contracts(old, new), *agreement.workloads(old, new))
-            yield LatencyPair(cell_label(new), old, new, unlike)
+            yield SideBySide(cell_label(new), old, new, unlike)
 
 
 def _timed(row: Mapping[str, Any]) -> bool:
     return row.get("latency_p50_ms") is not None or row.get("speedup") is not None
+
+
+def _memory(pairs: Iterable[Pair]) -> Iterator[SideBySide]:
+    for old, new in pairs:
+        if any(row.get(column) is not None for row in (old, new) for column in MEMORY):
+            contracts = agreement.contracts(old, new, agreement.MEMORY_CONTRACT)
+            unlike = (*contracts, *agreement.workloads(old, new))
+            yield SideBySide(cell_label(new), old, new, unlike)

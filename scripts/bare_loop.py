@@ -9,6 +9,7 @@ Run by path it is that process: ``bare_loop.py FOLDER RUNTIME BATCH SEQUENCE THR
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -91,7 +92,8 @@ class BareLoop:
     def end(self) -> None:
         assert self._process.stdin is not None
         self._process.send_signal(signal.SIGCONT)
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has died, and was asked for more
+            self._process.stdin.close()
         self._process.wait()
 
     def _answer(self) -> str:

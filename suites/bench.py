@@ -6,6 +6,7 @@ live and the inputs that they are given. A run and a gate both begin here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,13 +100,12 @@ class Bench:
         sessions = {a.key: self.session(self.reference(base), a) for a in references.values()}
         self._stage(f"reference outputs of {self.subject.name}", 0.0)
         outputs: dict[str, dict[str, Feeds] | Exception] = {}
-        try:
+        with contextlib.ExitStack() as stack:
+            for session in sessions.values():
+                stack.enter_context(session)
             load_together(list(sessions.values()))
             for made, session in sessions.items():
                 outputs[made] = self._outputs(session)
-                session.close()
-        finally:
-            for session in sessions.values():
                 session.close()
         truths = {}
         for name, artifact in references.items():

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     comparing = add(
         "compare",
-        "Compare two stored runs: sizes, memory and accuracy; latencies side by side.",
+        "Compare two stored runs: sizes and accuracy; latencies and memory side by side.",
         _compare,
     )
     comparing.add_argument("before", type=Path, metavar="A", help="folder of the first run")

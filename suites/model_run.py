@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,12 +67,11 @@ class ModelRun:
 
         for number, block in enumerate(blocks(keys, size)):
             sessions = [bench.session(key, artifacts[key], scored[key]) for key in block]
-            try:
-                self._measure_block(f"{bench.subject.name}-{number}", sessions, truths)
-            finally:
-                self._display.stage(f"closing {len(sessions)} workers")
+            with contextlib.ExitStack() as stack:
                 for session in sessions:
-                    session.close()
+                    stack.enter_context(session)
+                self._measure_block(f"{bench.subject.name}-{number}", sessions, truths)
+                self._display.stage(f"closing {len(sessions)} workers")
 
     # Before the clock.
 

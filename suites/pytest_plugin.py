@@ -131,6 +131,7 @@ class SuiteTests:
                 self._expanded,
                 cells,
                 self.out,
+                command=("pytest", *session.config.invocation_params.args),
                 only=self._only or part,
                 fresh=True,
                 show=False,

@@ -65,7 +65,14 @@ def run(
     suite = expanded.suite
     cells = suite.only(only) if only else suite.cells
     statuses = run_cells(
-        expanded, cells, out, only=only, resume=resume, fresh=fresh, console=console
+        expanded,
+        cells,
+        out,
+        command=("assay", *sys.argv[1:]),
+        only=only,
+        resume=resume,
+        fresh=fresh,
+        console=console,
     )
     console.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     return statuses
@@ -76,18 +83,19 @@ def run_cells(
     cells: Sequence[Cell],
     out: Path,
     *,
+    command: Sequence[str],
     only: str | None = None,
     resume: bool = False,
     fresh: bool = False,
     show: bool = True,
     console: Console,
 ) -> list[str]:
-    """Measure these cells of a suite together, as ``run`` says. ``only`` is what chose them;
-    ``show`` ends in the terminal with the run's tables."""
+    """Measure these cells of a suite together, as ``run`` says. ``command`` is the one that asks
+    for it, ``only`` what chose them; ``show`` ends in the terminal with the run's tables."""
     suite = expanded.suite
     with console.status("looking at models and data"):
         models = expanded.subjects(cells)
-    facts = _run_facts(expanded, models, only)
+    facts = _run_facts(expanded, models, command, only)
     if fresh:
         _clear(out, suite)
     if resume and (out / "run.json").exists():
@@ -192,7 +200,10 @@ def _require_same_data(kept: Mapping[str, Any], now: Mapping[str, Any], out: Pat
 
 
 def _run_facts(
-    expanded: Expanded, subjects: Mapping[str, Subject], only: str | None
+    expanded: Expanded,
+    subjects: Mapping[str, Subject],
+    command: Sequence[str],
+    only: str | None,
 ) -> dict[str, Any]:
     """What ``run.json`` says: what it takes to do the run again, and to compare it with another.
 
@@ -209,7 +220,7 @@ def _run_facts(
         "only": only,
         "seed": suite.file.seed,
         "max_drop": suite.file.ship.max_drop,
-        "command": shlex.join(["assay", *sys.argv[1:]]),
+        "command": shlex.join(command),
         "environment": environment,
         "runtimes": {name: asdict(found) for name, found in survey.items()},
         "versions": {**environment.get("versions", {}), **elsewhere},
@@ -249,7 +260,7 @@ def _clear(out: Path, suite: Suite) -> None:
     if not (out / "run.json").exists():
         return
     if read_run(out).get("suite_path") != _place(suite):
-        raise InputError(f"{out} holds a run of another suite; --fresh does not replace that")
+        raise InputError(f"{out} holds a run of another suite: choose another folder")
     with RunStore.resume(out):  # Not under a process that still writes it.
         _remove(out)
 

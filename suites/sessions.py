@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,18 @@ class LiveSession:
         if self._worker is not None:
             self._worker.close()
         self._worker, self._loaded, self._opened = None, False, False
+
+    def __enter__(self) -> LiveSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A worker in a long call hears no farewell, and a Ctrl-C should not wait for its end.
+        self.close() if kind is None else self.abandon()
 
 
 LOADING_AT_ONCE = 2

@@ -47,6 +47,13 @@ LOAD: tuple[Column, ...] = (
     Column("slots", "int", "calls", "Calls that the session took at once."),
     Column("slo", "string", "", "The objective: what share of requests, and within what time."),
     Column(
+        "rate_share",
+        "float",
+        "share",
+        "The open loop's rate as the suite gave it, where it is a share of "
+        "back_to_back_requests_per_s.",
+    ),
+    Column(
         "back_to_back_requests_per_s",
         "float",
         "requests/s",

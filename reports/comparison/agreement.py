@@ -11,8 +11,13 @@ from reports.provenance import flatten
 
 Row = Mapping[str, Any]
 
-WORKLOAD = ("batch", "sequence", "past", "kind")
+WORKLOAD = (
+    *("batch", "sequence", "past", "kind"),
+    *("load", "burstiness", "concurrency", "slots", "slo", "rate_share"),
+)
 """What a workload's name stands for: two of one name may ask for different things."""
+RATE = "requested_requests_per_s"
+"""Belongs to it too, unless it was settled from a ``rate_share`` by what the session finished."""
 MEMORY_CONTRACT = ("contract_threads", "contract_precision", "contract_allocator")
 """What of the contract decides how much memory a session takes."""
 
@@ -53,7 +58,8 @@ def contracts(before: Row, after: Row, names: Iterable[str] = CONTRACT) -> list[
 
 def workloads(before: Row, after: Row) -> list[Difference]:
     """What differs between what was asked of the two sessions."""
-    return _between(before, after, WORKLOAD, "")
+    settled = any(row.get("rate_share") is not None for row in (before, after))
+    return _between(before, after, WORKLOAD if settled else (*WORKLOAD, RATE), "")
 
 
 def listed(differences: Sequence[Difference]) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports import units
-from reports.compare import Comparison, LatencyPair
+from reports.compare import MEMORY, Comparison, SideBySide
 from reports.comparison.agreement import listed
 from reports.comparison.judgement import VERDICTS, Judgement, Row
 from reports.errors import ReportError
@@ -28,10 +28,11 @@ _LATENCY = (
 )
 _JUDGED = ("verdict", "what", "cell", "before", "after", "found")
 _TIMED = ("cell", "p50 before", "p50 after", "speed-up before", "speed-up after", "comparable")
+_HELD = ("cell", "peak before", "peak after", "waste before", "waste after", "comparable")
 
 
 def terminal(comparison: Comparison) -> Group:
-    """What differs, each interval of accuracy, the latencies side by side, and the verdict last.
+    """What differs, each interval of accuracy, what is not judged, and the verdict last.
     Names are shown as they are: no markup in them is obeyed."""
     shown = [j for j in _ordered(comparison) if j.verdict != "same" or j.metric == "accuracy"]
     parts: list[RenderableType] = [Text(f"{comparison.after} against {comparison.before}")]
@@ -42,6 +43,11 @@ def terminal(comparison: Comparison) -> Group:
         parts += [
             Text("\nlatency: side by side, never judged", style="bold"),
             _table(_TIMED, (_timed(comparison, pair) for pair in comparison.latencies)),
+        ]
+    if comparison.memory:
+        parts += [
+            Text("\nmemory: side by side, never judged", style="bold"),
+            _table(_HELD, map(_held, comparison.memory)),
         ]
     color = _COLORS[comparison.verdict]
     return Group(*parts, Text(f"\n{_conclusion(comparison)}", style=f"bold {color}"))
@@ -71,15 +77,20 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "environment": [vars(difference) for difference in comparison.environment],
         "judgements": [vars(judgement) for judgement in comparison.judgements],
         "latencies": [
-            {
-                "cell": pair.cell,
-                "comparable": not (comparison.environment or pair.unlike),
-                "unlike": [vars(difference) for difference in pair.unlike],
-                "before": {name: pair.before.get(name) for name in _LATENCY},
-                "after": {name: pair.after.get(name) for name in _LATENCY},
-            }
+            _side_by_side(pair, _LATENCY, not (comparison.environment or pair.unlike))
             for pair in comparison.latencies
         ],
+        "memory": [_side_by_side(pair, MEMORY, not pair.unlike) for pair in comparison.memory],
+    }
+
+
+def _side_by_side(pair: SideBySide, names: Sequence[str], comparable: bool) -> dict[str, Any]:
+    return {
+        "cell": pair.cell,
+        "comparable": comparable,
+        "unlike": [vars(difference) for difference in pair.unlike],
+        "before": {name: pair.before.get(name) for name in names},
+        "after": {name: pair.after.get(name) for name in names},
     }
 
 
@@ -92,6 +103,9 @@ def markdown(comparison: Comparison) -> str:
     if comparison.latencies:
         rows = (_timed(comparison, pair) for pair in comparison.latencies)
         lines += ["", "### Latency: side by side, never judged", "", *_markdown_table(_TIMED, rows)]
+    if comparison.memory:
+        held = map(_held, comparison.memory)
+        lines += ["", "### Memory: side by side, never judged", "", *_markdown_table(_HELD, held)]
     return "\n".join(lines) + "\n"
 
 
@@ -114,12 +128,19 @@ def _judged(judgement: Judgement) -> Sequence[str]:
     return (*named, judgement.before, judgement.after, judgement.seen)
 
 
-def _timed(comparison: Comparison, pair: LatencyPair) -> Sequence[str]:
+def _timed(comparison: Comparison, pair: SideBySide) -> Sequence[str]:
     reasons = ["the environments differ"] if comparison.environment else []
     reasons += [str(difference) for difference in pair.unlike]
     told = f"not comparable: {'; '.join(reasons)}" if reasons else "alike, on another day"
     rows = (pair.before, pair.after)
     return (pair.cell, *map(_p50, rows), *map(units.speedup, rows), told)
+
+
+def _held(pair: SideBySide) -> Sequence[str]:
+    rows = (pair.before, pair.after)
+    readings = [units.binary(row.get(name)) for name in MEMORY for row in rows]
+    told = f"not comparable: {listed(pair.unlike)}" if pair.unlike else "one reading each"
+    return (pair.cell, *readings, told)
 
 
 def _p50(row: Row) -> str:

@@ -82,19 +82,35 @@ class Yardstick:
 
 def take(contender: Contender, cell: str, yardstick: Yardstick | None) -> Turn:
     """One turn; what keeps a benchmark from reporting is in it and stops nobody else."""
-    before = yardstick.medians() if yardstick else None
+    before = _medians(yardstick)
     reported, reason = None, None
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         try:
             reported = contender.measure(cell, Path(folder))
         except NoLatency as error:
-            reason = str(error)
+            reason = _one_line(str(error))
+        except Exception as error:  # noqa: BLE001 - no report, or one that nobody foresaw
+            reason = _one_line(f"{type(error).__name__}: {error}")
         wall = time.perf_counter() - start
-    if yardstick is None or before is None:
+    after = None if before is None else _medians(yardstick)
+    if before is None or after is None:
         return Turn(contender.name, label(cell), wall, reported, reason=reason)
-    bare, settled = ((a + b) / 2 for a, b in zip(before, yardstick.medians(), strict=True))
+    bare, settled = ((a + b) / 2 for a, b in zip(before, after, strict=True))
     return Turn(contender.name, label(cell), wall, reported, bare, settled, reason)
+
+
+def _medians(yardstick: Yardstick | None) -> list[float] | None:
+    """None where there are no bare loops, or one of them has died: a turn without a ratio."""
+    try:
+        return yardstick.medians() if yardstick else None
+    except (RuntimeError, OSError) as error:
+        print(f"no bare loop: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
 def label(cell: str) -> str:
@@ -152,8 +168,12 @@ def main() -> None:
         yardsticks: dict[tuple[str, str], Yardstick] = {}
         for python in dict.fromkeys(entrant.python for entrant in entrants):
             for cell in CELLS if Path(python).is_file() else ():
-                yardsticks[python, cell] = Yardstick(site, python, cell)
-                stack.callback(yardsticks[python, cell].end)
+                try:
+                    yardsticks[python, cell] = Yardstick(site, python, cell)
+                except (RuntimeError, OSError) as error:
+                    print(f"no bare loop under {python}: {error}", file=sys.stderr, flush=True)
+                else:
+                    stack.callback(yardsticks[python, cell].end)
         try:
             for _ in range(arguments.rounds):
                 pairs = [(entrant, cell) for entrant in entrants for cell in CELLS]
@@ -163,7 +183,8 @@ def main() -> None:
                     print(json.dumps(asdict(turns[-1])), file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-        print(table(turns, map(label, CELLS), [entrant.name for entrant in entrants]))
+        finally:
+            print(table(turns, map(label, CELLS), [entrant.name for entrant in entrants]))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 import reports
+from reports.errors import ReportError
 from runtimes.process import THREAD_VARIABLES
 from scripts.bare_loop import SEQUENCE, VOCABULARY, BareLoop
 from scripts.peers import readings
@@ -121,8 +122,12 @@ def _assay(site: Site, cell: str, folder: Path) -> float:
         suite += f"[workloads.{name}]\nbatch = {batch}\nsequence = {SEQUENCE}\n"
     (folder / "suite.toml").write_text(suite)
     command = [sys.executable, "-P", "-m", "assay", "run", "suite.toml"]
-    _run([*command, "--only", cell, "--out", "results"], site, folder)
-    row = reports.load(folder / "results").cells.iloc[0]
+    # With code 4 no cell was measured: its row says what was the matter, if there is one.
+    words = _run([*command, "--only", cell, "--out", "results"], site, folder, endings=(0, 4))
+    try:
+        row = reports.load(folder / "results").cells.iloc[0]
+    except (ReportError, IndexError) as error:
+        raise NoLatency(f"no row: {words}") from error
     return readings.assay({key: None if pd.isna(row[key]) else row[key] for key in row.index})
 
 
@@ -156,8 +161,9 @@ def _optimum(site: Site, cell: str, folder: Path, launcher: str) -> float:
     return readings.optimum_benchmark(json.loads((folder / "report.json").read_text()))
 
 
-def _run(command: list[str], site: Site, folder: Path) -> None:
-    """Raises NoLatency with its last words where a command fails or does not end."""
+def _run(command: list[str], site: Site, folder: Path, *, endings: tuple[int, ...] = (0,)) -> str:
+    """A command's last words. Raises NoLatency with them where it ends with another code than
+    ``endings``, or does not end."""
     environment = {
         **os.environ,
         # The thread options of optimum-benchmark's torch backend are exchanged (intra-op sets
@@ -180,8 +186,8 @@ def _run(command: list[str], site: Site, folder: Path) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise NoLatency(f"it did not end within {PATIENCE_S} s") from error
-    # Assay's codes 3 and 4 leave a row that says what was the matter.
-    if result.returncode not in (0, 4):
-        lines = f"{result.stdout}\n{result.stderr}".split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no words")
-        raise NoLatency(f"exit code {result.returncode}: {last.strip()[:300]}")
+    lines = f"{result.stdout}\n{result.stderr}".split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "no words").strip()[:300]
+    if result.returncode not in endings:
+        raise NoLatency(f"exit code {result.returncode}: {last}")
+    return last

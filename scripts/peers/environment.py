@@ -22,12 +22,18 @@ MADE_FROM = "made-from.txt"
 
 
 def make(folder: Path) -> None:
-    """Raises subprocess.CalledProcessError where pip fails."""
+    """Raises subprocess.CalledProcessError where pip fails, and FileExistsError for a folder that
+    is no virtual environment: what else is somewhere is not removed."""
     pins = CONSTRAINTS.read_text()
     mark = folder / MADE_FROM
     if mark.is_file() and mark.read_text() == pins:
         return
     if folder.exists():
+        if not (folder / "pyvenv.cfg").is_file():
+            raise FileExistsError(
+                f"{folder} is there and is no virtual environment (it has no pyvenv.cfg): name "
+                "another folder"
+            )
         shutil.rmtree(folder)
     venv.create(folder, with_pip=True)
     subprocess.run(
@@ -43,4 +49,7 @@ def interpreter(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    try:
+        make(Path(sys.argv[1]))
+    except FileExistsError as error:
+        sys.exit(str(error))

@@ -66,13 +66,10 @@ def _held_to_reference(
         site.display.stage(f"checking {key.label}", number / len(sessions))
         try:
             artifact = bench.builds.get(recipes[key.recipe], bench.builds.kind(key.runtime))
-            session = bench.session(key, artifact)
-            try:
+            with bench.session(key, artifact) as session:
                 for workload in dict.fromkeys(cell.workload for cell in mine):
                     feeds = bench.feed(workload, artifact.signature)
                     session.ready(feeds, truths[key.recipe][workload])
-            finally:
-                session.close()
         except (*rows.FAILURES, *rows.SESSION_FAILURES) as error:
             reason = rows.failure(error)["reason"]
             raise InputError(f"{key.label} cannot be kept: {reason}") from error

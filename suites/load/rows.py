@@ -29,6 +29,8 @@ def asked(load: LoadTable) -> dict[str, Any]:
         "concurrency": load.concurrency,
         "slots": load.slots,
         "slo": None if load.slo is None else str(slo_of(load.slo)),
+        "rate_share": load.rate_share,
+        "requested_requests_per_s": load.rate,
     }
 
 

@@ -1,13 +1,16 @@
 """What the comparison with other benchmarks reads, counts and prints."""
 
 import json
+import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts.peers import environment, readings
+from scripts.peers import __main__ as peers
+from scripts.peers import contenders, environment, readings
 from scripts.peers import table as tables
 
 HOUSE = Path(__file__).parents[2]
@@ -124,6 +127,81 @@ def test_latency_without_loops_around_it_has_no_ratio():
     assert (row["reported, ms"], row["over the bare loop"]) == ("10.00", "–")
 
 
+class Loops:
+    """A yardstick whose loops live for so many readings."""
+
+    def __init__(self, readings):
+        self.readings = readings
+
+    def medians(self):
+        self.readings -= 1
+        if self.readings < 0:
+            raise RuntimeError("the bare loop ended with exit code 1")
+        return [10.0, 8.0]
+
+
+def failing(error):
+    def measure(cell, folder):
+        raise error
+
+    return contenders.Contender("mine", "python", measure)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NoLatency("too\nrestless"), "too restless"),
+        (FileNotFoundError(2, "no such file", "report.json"), "FileNotFoundError: .*report.json"),
+        (json.JSONDecodeError("bad", "{", 1), "JSONDecodeError: bad"),
+        (KeyError("forward"), "KeyError: 'forward'"),
+        (RuntimeError("the bare loop ended"), "RuntimeError: the bare loop ended"),
+    ],
+)
+def test_a_contender_that_fails_has_its_turn_and_stops_nobody(error, reason):
+    taken = peers.take(failing(error), "one", Loops(2))
+    assert taken.reported_ms is None
+    assert re.search(reason, taken.reason)
+    assert "\n" not in taken.reason
+    assert (taken.bare_ms, taken.settled_ms) == (10.0, 8.0)
+    with pytest.raises(KeyboardInterrupt):
+        peers.take(failing(KeyboardInterrupt()), "one", None)
+
+
+@pytest.mark.parametrize("readings", [0, 1])
+def test_a_bare_loop_that_died_costs_the_ratio_and_not_the_latency(readings):
+    contender = contenders.Contender("mine", "python", lambda cell, folder: 12.0)
+    taken = peers.take(contender, "one", Loops(readings))
+    assert (taken.reported_ms, taken.bare_ms, taken.settled_ms) == (12.0, None, None)
+
+
+@pytest.fixture
+def site(tmp_path):
+    return contenders.Site(tmp_path / "bert", 1, tmp_path / "home", Path(sys.executable))
+
+
+def ending(monkeypatch, code, words):
+    monkeypatch.setattr(
+        contenders.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, code, "", words),
+    )
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_assay_that_left_no_row_gives_its_last_words(monkeypatch, tmp_path, site, code):
+    ending(monkeypatch, code, "first\nthe store is damaged\n")
+    taken = contenders.contenders(site)[0]
+    with pytest.raises(NoLatency, match="no row: the store is damaged"):
+        taken.measure("one", tmp_path)
+
+
+def test_code_4_of_another_benchmark_is_a_failure(monkeypatch, tmp_path, site):
+    ending(monkeypatch, 4, "ERROR: usage\n")
+    pytest_benchmark = contenders.contenders(site)[2]
+    with pytest.raises(NoLatency, match="exit code 4: ERROR: usage"):
+        pytest_benchmark.measure("one", tmp_path)
+
+
 @pytest.fixture
 def pip(monkeypatch, tmp_path):
     """Records what pip is asked for instead of asking it; its exit code can be set."""
@@ -140,7 +218,12 @@ def pip(monkeypatch, tmp_path):
     pins.write_text("torch==1\n")
     monkeypatch.setattr(environment, "CONSTRAINTS", pins)
     monkeypatch.setattr(environment.subprocess, "run", run)
-    monkeypatch.setattr(environment.venv, "create", lambda folder, with_pip: folder.mkdir())
+
+    def create(folder, with_pip):
+        folder.mkdir()
+        (folder / "pyvenv.cfg").touch()
+
+    monkeypatch.setattr(environment.venv, "create", create)
     return run, asked, pins
 
 
@@ -166,6 +249,16 @@ def test_environment_that_pip_did_not_finish_is_made_again(pip, tmp_path):
     run.fails = False
     environment.make(tmp_path / "env")
     assert len(asked) == 2
+
+
+def test_only_a_virtual_environment_is_removed(pip, tmp_path):
+    precious = tmp_path / "env" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.touch()
+    with pytest.raises(FileExistsError, match=r"no pyvenv\.cfg"):
+        environment.make(precious.parent)
+    assert precious.is_file()
+    assert not pip[1]
 
 
 def test_both_environments_run_one_torch():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 import reports
 from compile.errors import InputError
 from reports.errors import ReportError
+from runtimes.client import Worker
+from suites import model_run
 from suites.run import run
 
 
@@ -46,7 +49,9 @@ def test_row_says_the_known_latency(suite_file, tmp_path):
     assert 250 < rows.loc["two", "throughput_samples_per_s"] <= 500
     assert set(samples["cell_id"]) == set(rows["cell_id"])
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-    assert "ramp" in (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "ramp" in text
+    assert shlex.join(["assay", *sys.argv[1:]]) in text
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,25 @@ def test_failure_is_a_row_and_the_other_runtime_goes_on(
     other = rows[rows["runtime"] == "onnxruntime-cpu"]
     assert set(other["status"]) <= {"ok", "not-stationary"}
     assert (other["samples"] > 0).all()
+
+
+def test_interrupted_run_waits_for_no_call(suite_file, tmp_path, monkeypatch):
+    """A worker that is in the middle of a call is killed: it would not hear a farewell."""
+    held, farewells = [], []
+
+    def interrupted(pairs, *_):
+        held.extend({session.key: session for session, _ in pairs}.values())
+        monkeypatch.setattr(Worker, "close", lambda worker: farewells.append(worker))
+        workers.extend(session.worker for session in held)
+        raise KeyboardInterrupt
+
+    workers = []
+    monkeypatch.setattr(model_run, "run_phase", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(str(suite_file()), tmp_path / "out")
+    assert len(workers) == 1
+    assert farewells == []
+    assert not Path(f"/proc/{workers[0].pid}").exists()
 
 
 def test_resumed_run_measures_only_what_is_missing(suite_file, tmp_path):
@@ -151,7 +175,7 @@ def test_fresh_leaves_the_run_of_another_suite_of_the_same_name(suite_file, tmp_
     (tmp_path / "elsewhere").mkdir()
     other = tmp_path / "elsewhere" / suite.name
     other.write_text(suite.read_text())
-    with pytest.raises(InputError, match="another suite"):
+    with pytest.raises(InputError, match="another suite: choose another folder"):
         run(str(other), out, only="two", fresh=True)
     assert list(cells(out).index) == ["one"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import reports
 from reports.compare import Comparison, compare
@@ -18,17 +19,19 @@ def found(comparison: Comparison, metric: str) -> list[Judgement]:
     return [judgement for judgement in comparison.judgements if judgement.metric == metric]
 
 
-def test_memory_under_another_contract_is_not_judged(write, row, drop):
+def test_memory_under_another_contract_is_not_comparable(write, row, drop):
     before = write("a", [row(), row(workload="two")])
     changed = [
         row(contract_threads=2, memory_peak_bytes=200 * MIB),
         row(workload="two", batch=8, memory_peak_bytes=300 * MIB),
     ]
     comparison = compare(before, write("b", changed), drop)
-    assert [(j.verdict, j.seen) for j in found(comparison, "memory peak")] == [
-        ("not comparable", "threads (1, then 2)"),
-        ("not comparable", "batch (1, then 8)"),
+    assert [telling.listed(pair.unlike) for pair in comparison.memory] == [
+        "threads (1, then 2)",
+        "batch (1, then 8)",
     ]
+    text = telling.markdown(comparison)
+    assert "100 MiB | 200 MiB | 10.0 MiB | 10.0 MiB | not comparable: threads (1, then 2) |" in text
 
 
 def test_latency_is_never_judged_however_it_changed(write, row, drop):
@@ -75,3 +78,48 @@ def test_unknown_machine_agrees_with_no_other(write, row, drop):
     runs = [write(name, [row()], environment=None) for name in "ab"]
     (difference,) = compare(*runs, drop).environment
     assert str(difference) == "environment (unknown, then unknown)"
+
+
+OPEN = {
+    "load": "open",
+    "burstiness": 1.0,
+    "slots": 1,
+    "slo": "99 % within 50 ms",
+    "requested_requests_per_s": 60.0,
+    "latency_p50_ms": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "unlike"),
+    [
+        ({}, OPEN, ["load", "burstiness", "slots", "slo", "requested_requests_per_s"]),
+        (OPEN, {**OPEN, "requested_requests_per_s": 90.0}, ["requested_requests_per_s"]),
+        (OPEN, {**OPEN, "slots": 2}, ["slots"]),
+        (OPEN, {**OPEN, "burstiness": 0.25}, ["burstiness"]),
+        (OPEN, {**OPEN, "slo": "99 % within 80 ms"}, ["slo"]),
+        (OPEN, {**OPEN, "rate_share": 0.5}, ["rate_share"]),
+        ({}, {"batch": 8}, ["batch"]),
+    ],
+)
+@pytest.mark.parametrize("status", ["ok", "timeout"])
+def test_another_workload_of_the_same_name_is_never_judged(
+    write, before, after, unlike, status, row, drop
+):
+    old, new = write("a", [row("fp32", "busy", **before)]), row("fp32", "busy", **after)
+    comparison = compare(old, write("b", [{**new, "status": status}]), drop)
+    assert [(j.metric, j.verdict) for j in comparison.judgements] == [
+        *(("workload", "not comparable"), ("size", "same"))
+    ]
+    assert comparison.exit_code == 3
+    for pair in (*comparison.latencies, *comparison.memory):
+        assert [difference.name for difference in pair.unlike] == unlike
+    assert comparison.memory
+    assert "alike" not in telling.markdown(comparison)
+
+
+def test_a_rate_that_was_settled_from_a_share_may_differ_between_runs(write, row, drop):
+    shared = {**OPEN, "rate_share": 0.5}
+    before = write("a", [row(**shared)])
+    after = write("b", [row(**{**shared, "requested_requests_per_s": 71.0})])
+    assert compare(before, after, drop).verdict == "same"

@@ -31,16 +31,18 @@ def test_terminal_ends_with_the_verdict_and_leaves_out_what_is_the_same(write, r
     )
     text = shown(compare(before, after, drop))
     lines = [line for line in text.splitlines() if line.strip()]
-    assert lines[-1].strip() == "WORSE: 1 worse, 7 same"
+    assert lines[-1].strip() == "WORSE: 1 worse, 3 same"
     worse = next(line for line in lines if line.startswith("worse"))
     assert worse.split() == [
         *("worse", "size", "tiny/int8/fake/default/*/cpu"),
         *("10.0", "MiB", "20.0", "MiB", "+100.0%"),
     ]
-    assert "memory peak" not in text
     assert text.count("accuracy drop 0.00 points [-1.00, 1.00]") == 2
     assert "not comparable: the environments differ" in text
     assert "4.00 ms [3.90, 4.10]" in text
+    (memory,) = (line for line in lines if "int8" in line and "100 MiB" in line)
+    readings = "100 MiB 100 MiB 10.0 MiB 10.0 MiB one reading each"
+    assert " ".join(memory.split()[1:]) == readings
 
 
 def test_markdown_and_json_say_everything(write, tmp_path, row, drop):
@@ -54,7 +56,11 @@ def test_markdown_and_json_say_everything(write, tmp_path, row, drop):
     assert told["latencies"][0]["after"]["latency_p50_low_ms"] == 3.9
     text = (tmp_path / "deep" / "told" / "compare.md").read_text()
     assert text.startswith("## WORSE: ")
-    assert "| same | memory peak | tiny/fp32/fake/default/one/cpu | 100 MiB | 100 MiB |" in text
+    assert told["memory"][0]["before"]["memory_peak_bytes"] == 100 * MIB
+    assert (
+        "| tiny/fp32/fake/default/one/cpu | 100 MiB | 100 MiB | 10.0 MiB | 10.0 MiB | one reading "
+        "each |" in text
+    )
     assert "alike, on another day" in text
 
 

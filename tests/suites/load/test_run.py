@@ -54,6 +54,7 @@ def test_load_cells_have_rows_samples_and_a_section_and_are_not_ranked(measured)
     assert calm["back_to_back_requests_per_s"] <= 200
 
     assert (full["status"], full["load"]) == ("not-stationary", "open")
+    assert (calm["rate_share"], full["rate_share"]) == (None, 2)
     assert full["requested_requests_per_s"] == 2 * full["back_to_back_requests_per_s"]
 
     # The requests' times can be worked out again from the stored calls.

@@ -44,6 +44,15 @@ def test_only_the_chosen_cells_are_measured(run, runs, arguments, part):
     assert runs.options[0]["only"] == part
 
 
+def test_run_knows_the_pytest_command_that_makes_it_again(run, runs):
+    run("--assay-only", "two")
+    (options,) = runs.options
+    program, *arguments = options["command"]
+    assert program == "pytest"
+    asked = "-p assay -p benchmark --assay fakes.toml --assay-only two"
+    assert asked in " ".join(arguments)
+
+
 def test_cell_that_a_conftest_skips_is_not_measured(run, runs, pytester):
     pytester.makeconftest("""
         import pytest
