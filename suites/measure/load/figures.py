@@ -105,8 +105,9 @@ def figures(
         np.concatenate([getattr(trace, name) for trace in served])
         for name in ("e2el_ns", "queue_ns", "service_ns")
     )
-    duration_s = sum(max(int(trace.finish.max()), trace.end_ns) for trace in served) / 1e9
-    answers = np.concatenate([(trace.finish - trace.arrival)[trace.served] for trace in served])
+    # Of all episodes: one that brought nothing after its ramp-up took its time nevertheless.
+    duration_s = sum(max(int(trace.finish.max(initial=0)), trace.end_ns) for trace in traces) / 1e9
+    answers = np.concatenate([(trace.finish - trace.arrival)[trace.served] for trace in traces])
     return Figures(
         completed=len(e2el),
         good=None if slo is None else int((e2el <= slo.e2el_ns).sum()),

@@ -51,6 +51,17 @@ def test_figures_by_hand(by_hand: Trace) -> None:
     assert not isinstance(found.e2el[0.99], QuantileEstimate)
 
 
+def test_throughput_is_of_all_episodes_also_of_those_that_brought_nothing(by_hand: Trace) -> None:
+    nothing = np.empty(0, np.int64)
+    early = Trace(*(np.array([t]) * MS for t in (5, 5, 15)), 100 * MS)  # in the ramp-up alone
+    found = figures([by_hand, Trace(nothing, nothing, nothing, 200 * MS), early], None, 0.95)
+    assert found is not None
+    assert found.request_throughput == pytest.approx(6 / 0.4)
+    found = figures([by_hand, early], Slo(10 * MS, 0.9), 0.95)
+    assert found is not None
+    assert found.request_goodput == pytest.approx(4 / 0.2)
+
+
 def test_missed_requests_are_the_late_and_the_given_up(by_hand: Trace) -> None:
     assert Slo(20 * MS, 0.9).missed(by_hand).tolist() == [False, False, True, False, True]
     assert str(Slo(20 * MS, 0.99)) == "99 % within 20 ms"
