@@ -84,7 +84,7 @@ LOAD: tuple[Column, ...] = (
         "float",
         "share",
         "Share of the time in which no slot was free for want of a request. From 0.98 on, with a "
-        "backlog that grew, the session is saturated and the row not-stationary.",
+        "backlog that grew or was given up, the session is saturated and the row not-stationary.",
     ),
     Column(
         "offered_load",
@@ -103,8 +103,9 @@ LOAD: tuple[Column, ...] = (
         "requests_given_up",
         "int",
         "requests",
-        "Requests that were not begun by the episode's limit (half of its length, or twice the "
-        "SLO's time, after its last arrival). One is enough for a session to be saturated.",
+        "Requests that were not begun by the episode's limit: half of its length, twice the SLO's "
+        "time or 20 mean calls after its last arrival. Their times are not known: they miss the "
+        "SLO, e2el quantiles count them as longer than any, and means stay empty.",
     ),
     Column("requests", "int", "requests", "Completed requests that arrived after the ramp-up."),
     Column("episodes", "int", "", "Turns of the cell, each of which begins with an empty queue."),

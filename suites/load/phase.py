@@ -26,6 +26,7 @@ from suites.measure.load.arrivals import arrivals
 from suites.measure.load.capacity import CapacitySearch
 from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
+from suites.measure.load.slo import Slo
 from suites.measure.load.trace import Trace
 from suites.measure.meters.pressure import Pressure
 from suites.measure.meters.speed import Yardstick
@@ -41,8 +42,10 @@ PACE_S = 0.25
 PACE_TURNS = 3
 """What a cell finishes back to back is the median of so many turns of that length."""
 PATIENCE = 0.5
-"""An open loop's backlog is served for this share of the episode after its last arrival, and for
-twice the SLO's time if that is longer. What is left then is given up and counted."""
+PATIENCE_CALLS = 20
+"""An open loop's backlog is served for this share of the episode after its last arrival, or for
+twice the SLO's time or so many mean calls if one of them is longer. What is left is given up and
+counted."""
 FIRST_PROBE = 0.5
 HIGHEST_PROBE = 1.5
 """Of that pace: where a capacity search begins, and beyond which it does not look."""
@@ -105,6 +108,13 @@ def _in_random_order(
         live[index].guarded(act)
 
 
+def patience_ns(end_ns: int, slo: Slo | None, call_ns: float) -> int:
+    """For how long the backlog of an episode is served after ``end_ns``; ``call_ns`` is a mean
+    call."""
+    objective = 0 if slo is None else 2 * slo.e2el_ns
+    return round(max(PATIENCE * end_ns, objective, PATIENCE_CALLS * call_ns))
+
+
 class _Cell:
     """One session under load, from its warm-up to its row."""
 
@@ -131,6 +141,8 @@ class _Cell:
             meters(session.worker.pid, cell.device, plan.disturbed_cores, yardstick=yardstick)
         )
         self._paces: list[float] = []
+        self._pace = 0.0
+        """Their median, in requests a second."""
         self._rate: float | None = load.rate
         self._search: CapacitySearch | None = None
         self._traces: list[Trace] = []
@@ -179,7 +191,7 @@ class _Cell:
         if len(self._paces) < PACE_TURNS:
             return
         pace = float(np.median(self._paces))
-        self._columns["back_to_back_requests_per_s"] = pace
+        self._pace = self._columns["back_to_back_requests_per_s"] = pace
         if self._load.rate_share is not None:
             self._rate = self._load.rate_share * pace
         if self._load.capacity:
@@ -219,8 +231,8 @@ class _Cell:
         )
         seconds = load.episode_seconds
         end_ns = int(due[-1]) + 1 if seconds is None else round(seconds * 1e9)
-        patience = max(PATIENCE * end_ns, 2 * self._slo.e2el_ns if self._slo else 0)
-        return self._session.serve(due, end_ns + round(patience), load.slots), end_ns
+        patience = patience_ns(end_ns, self._slo, 1e9 * load.slots / self._pace)
+        return self._session.serve(due, end_ns + patience, load.slots), end_ns
 
     def _closed(self) -> tuple[Served, int]:
         load, seconds = self._load, self._load.episode_seconds
@@ -273,9 +285,11 @@ class _Cell:
                 row |= {"status": "not-stationary", "reason": offered.reason}
         told = figures(traces, self._slo, self._plan.confidence, queue)
         if told is None:
+            came = any(trace.kept.any() for trace in traces)
+            nothing = "no request was served in time" if came else "no request came"
             return row | {
                 "status": "not-stationary",
-                "reason": row.get("reason") or "no request came after the ramp-up; raise seconds",
+                "reason": row.get("reason") or f"{nothing} after the ramp-up; raise seconds",
             }
         row |= load_rows.throughput(told, self._slo)
         return row if row["status"] != "ok" else row | load_rows.latencies(told)

@@ -18,7 +18,7 @@ from scipy import stats
 
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
-from suites.measure.load.trace import Trace
+from suites.measure.load.trace import Trace, censored
 from suites.measure.quantiles import effective_samples
 
 Verdict = Literal["met", "missed", "undecided"]
@@ -88,11 +88,7 @@ def effective_requests(traces: Sequence[Trace], slo: Slo) -> float:
     It is conservative: latencies forget more slowly than the indicator of a rare event among them
     does.
     """
-    # A request that was given up waited longer than any other.
-    longest = max(int((t.finish - t.arrival).max(initial=0)) for t in traces) + 1
-    series = np.concatenate(
-        [np.where(t.served, t.finish - t.arrival, longest)[t.kept] for t in traces]
-    ).astype(np.float64)
+    series = censored(traces)
     found = [effective_samples(series, p) for p in (0.5, slo.share)]
     missed = np.concatenate([slo.missed(trace) for trace in traces]).astype(np.float64)
     if len(missed) >= 4 and 0 < missed.sum() < len(missed):

@@ -21,7 +21,8 @@ from suites import rows
 from suites.blocks import SessionKey
 from suites.cell import Cell
 from suites.load import phase as load_phase
-from suites.load.phase import run_load_phase
+from suites.load.phase import patience_ns, run_load_phase
+from suites.measure.load.slo import Slo
 from suites.measure.plan import MeasurePlan
 from suites.phase import Outcome
 from suites.sessions import LiveSession
@@ -167,6 +168,13 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     assert met is None or missed is None or met < missed
     # Half of what it finishes back to back keeps so loose an objective.
     assert met is not None or row["status"] == "not-stationary"
+
+
+def test_patience_is_for_what_a_stable_session_may_need() -> None:
+    assert patience_ns(2000, None, 10.0) == 1000
+    assert patience_ns(2000, Slo(700, 0.9), 10.0) == 1400
+    # A session whose calls are long for the episode: one that waits for two others is no overload.
+    assert patience_ns(2000, Slo(700, 0.9), 500.0) == 10_000
 
 
 def test_an_episode_in_which_nobody_comes_says_so(phase: Phase) -> None:
