@@ -7,6 +7,7 @@ rates are the same, so that builds differ by themselves and not by their luck.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,11 +24,11 @@ from suites.load import rows as load_rows
 from suites.load.table import LoadTable
 from suites.measure.block import Block, conditions_of, samples_of
 from suites.measure.load.arrivals import arrivals
-from suites.measure.load.capacity import CapacitySearch
+from suites.measure.load.capacity import MOST_LOOKS_AT_A_RATE, CapacitySearch, fewest_requests
 from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
-from suites.measure.load.trace import Trace
+from suites.measure.load.trace import RAMP_UP, Trace
 from suites.measure.meters.pressure import Pressure
 from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
@@ -195,15 +196,38 @@ class _Cell:
         if self._load.rate_share is not None:
             self._rate = self._load.rate_share * pace
         if self._load.capacity:
-            assert self._slo is not None, "the suite file asks for one"
-            self._search = CapacitySearch(
-                self._slo,
-                FIRST_PROBE * pace,
-                alpha=1 - self._plan.confidence,
-                probes=self._load.most_turns,
-                resolution=self._load.resolution or 1.1,
-                highest=HIGHEST_PROBE * pace,
+            self._begin_search(pace)
+
+    def _begin_search(self, pace: float) -> None:
+        """Refused where the looks at its first rate could not show that it keeps the SLO."""
+        load, slo, alpha = self._load, self._slo, 1 - self._plan.confidence
+        assert slo is not None, "the suite file asks for one"
+        start, seconds = FIRST_PROBE * pace, load.episode_seconds
+        needed = fewest_requests(slo.share, alpha, load.most_turns)
+        # Of one episode, its ramp-up included.
+        an_episode = needed / MOST_LOOKS_AT_A_RATE / (1 - RAMP_UP)
+        if (load.requests or start * (seconds or 0.0)) < an_episode:
+            enough = (
+                f"requests of at least {math.ceil(an_episode)}"
+                if seconds is None
+                else f"seconds of at least {math.ceil(10 * an_episode / start) / 10:g}"
             )
+            self._ended = {
+                "status": "unsupported",
+                "reason": f"{slo} takes {needed} requests without a miss to be shown; at "
+                f"{start:.3g}/s, half of what it finishes back to back, {MOST_LOOKS_AT_A_RATE} "
+                f"episodes do not have them; give {enough}",
+            }
+            return
+        self._search = CapacitySearch(
+            slo,
+            start,
+            alpha=alpha,
+            probes=load.most_turns,
+            resolution=load.resolution or 1.1,
+            lowest=0.0 if seconds is None else an_episode / seconds,
+            highest=HIGHEST_PROBE * pace,
+        )
 
     def take_turn(self, number: int) -> None:
         """One episode, its surroundings read before and after it."""
@@ -272,8 +296,8 @@ class _Cell:
                     return row
                 return row | {
                     "status": "not-stationary",
-                    "reason": f"no rate could be decided in {found.probes} episodes; raise probes "
-                    "or seconds",
+                    "reason": f"no rate could be decided in {found.probes} episodes; raise "
+                    + ("requests" if self._load.requests else "seconds"),
                 }
             traces, rate = self._search.traces(found.met), found.met
         queue = None

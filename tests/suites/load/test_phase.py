@@ -170,6 +170,26 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     assert met is not None or row["status"] == "not-stationary"
 
 
+@pytest.mark.parametrize(
+    ("length", "advice"),
+    [
+        ({"seconds": 0.3}, "give seconds of at least "),
+        ({"requests": 100}, "requests of at least 220"),
+    ],
+)
+def test_a_search_that_could_decide_nothing_is_refused(phase: Phase, length, advice) -> None:
+    # 99 % takes 528 requests without a miss at 5 % / 10: three episodes of 176, and their ramp-up.
+    told, outcomes = phase(
+        {"capacity": True, "probes": 10, "slo": {"e2el_ms": 50, "share": 0.99}, **length},
+        build=Behaviour(latency_ms=4),
+    )
+    row = told["build"]
+    assert (row["status"], row["episodes"]) == ("unsupported", 0)
+    assert "99 % within 50 ms takes 528 requests without a miss" in row["reason"]
+    assert advice in row["reason"]
+    assert len(outcomes["build"].samples["latency_ns"]) == 0
+
+
 def test_patience_is_for_what_a_stable_session_may_need() -> None:
     assert patience_ns(2000, None, 10.0) == 1000
     assert patience_ns(2000, Slo(700, 0.9), 10.0) == 1400
