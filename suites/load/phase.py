@@ -47,6 +47,8 @@ PATIENCE_CALLS = 20
 """An open loop's backlog is served for this share of the episode after its last arrival, or for
 twice the SLO's time or so many mean calls if one of them is longer. What is left is given up and
 counted."""
+PEAKS = ("memory_peak_bytes", "memory_arena_peak_bytes")
+"""Of one call that is made after the episodes. Nobody watched the load's own, so rows have none."""
 FIRST_PROBE = 0.5
 HIGHEST_PROBE = 1.5
 """Of that pace: where a capacity search begins, and beyond which it does not look."""
@@ -278,6 +280,7 @@ class _Cell:
         if self._ended is None:
             try:
                 columns |= memory_columns(self._session, self._feeds)
+                columns |= dict.fromkeys(PEAKS)
             except rows.SESSION_FAILURES as error:
                 self._session.abandon_if_dead(error)
                 columns |= rows.failure(error)
