@@ -77,7 +77,7 @@ LOAD: tuple[Column, ...] = (
         "achieved_over_offered",
         "float",
         "",
-        "The two rates' quotient: below 1 the backlog grew.",
+        "The two rates' quotient: below 1 the backlog grew. Null where nothing arrived.",
     ),
     Column(
         "occupied_share",

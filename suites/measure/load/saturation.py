@@ -48,9 +48,9 @@ class Saturation:
     """Requests that were not served by the limit of their episode, ramp-up included."""
 
     @property
-    def ratio(self) -> float:
-        """Achieved over offered rate."""
-        return self.achieved_per_s / self.offered_per_s if self.offered_per_s else 1.0
+    def ratio(self) -> float | None:
+        """Achieved over offered rate; None where nothing arrived."""
+        return self.achieved_per_s / self.offered_per_s if self.offered_per_s else None
 
     @property
     def saturated(self) -> bool:

@@ -180,4 +180,4 @@ def test_an_episode_without_requests_has_no_figures() -> None:
     trace = Trace(empty, empty, empty, 100 * MS)
     assert figures([trace], None, 0.95) is None
     found = saturation([trace], 1.0)
-    assert (found.saturated, found.ratio) == (False, 1.0)
+    assert (found.saturated, found.ratio) == (False, None)
