@@ -129,7 +129,13 @@ LOAD: tuple[Column, ...] = (
         "requests/s",
         "Answers within the SLO's time over the same duration (vLLM's request_goodput).",
     ),
-    Column("slo_met_share", "float", "share", "Share of the completed requests within that time."),
+    Column(
+        "slo_met_share",
+        "float",
+        "share",
+        "Share of the requests after the ramp-up that were answered within that time; one that was "
+        "given up is a miss.",
+    ),
     *_quantile("e2el", 50, _E2EL),
     *_quantile("e2el", 90, _E2EL),
     *_quantile("e2el", 99, _E2EL),

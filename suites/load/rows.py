@@ -55,7 +55,7 @@ def throughput(found: Figures, slo: Slo | None) -> dict[str, Any]:
         "requests": found.completed,
     }
     if slo is not None and found.good is not None:
-        row["slo_met_share"] = found.good / found.completed
+        row["slo_met_share"] = found.good / found.kept
     return row
 
 

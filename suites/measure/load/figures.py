@@ -31,10 +31,12 @@ LEVELS = (0.5, 0.9, 0.99)
 class Figures:
     """Of all episodes of a cell; times in nanoseconds, of the kept requests."""
 
+    kept: int
+    """Requests that arrived after the ramp-up."""
     completed: int
-    """Kept requests that were answered."""
+    """Those of them that were answered."""
     good: int | None
-    """Those of them within the SLO; None without one."""
+    """Kept requests that were answered within the SLO; None without one."""
     request_throughput: float
     """Answers a second, ramp-up included: ``completed / duration``, where an episode's duration
     ends with its last answer, and no earlier than its arrivals do."""
@@ -78,7 +80,7 @@ class Queue:
             return 1.0
         calls = float(service.std() / service.mean()) ** 2 if service.mean() > 0 else 0.0
         memory = (1 / self.burstiness + calls) * (1 + self.load) / (1 - self.load) ** 2
-        return len(service) / max(1.0, self.load * memory)
+        return max(1.0, len(service) / max(1.0, self.load * memory))
 
 
 def _waiting_quantile(
@@ -127,6 +129,7 @@ def figures(
     duration_s = sum(max(int(trace.finish.max(initial=0)), trace.end_ns) for trace in traces) / 1e9
     answers = np.concatenate([(trace.finish - trace.arrival)[trace.served] for trace in traces])
     return Figures(
+        kept=len(series),
         completed=len(e2el),
         good=None if slo is None else int((e2el <= slo.e2el_ns).sum()),
         request_throughput=len(answers) / duration_s,

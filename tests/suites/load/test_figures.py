@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from scripts.queues import episode, interval_coverage
+from suites.load.rows import throughput
 from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
@@ -42,7 +43,9 @@ def test_a_trace_by_hand(by_hand: Trace) -> None:
 def test_figures_by_hand(by_hand: Trace) -> None:
     found = figures([by_hand], Slo(20 * MS, 0.9), 0.95)
     assert found is not None
-    assert (found.completed, found.good) == (4, 3)
+    assert (found.kept, found.completed, found.good) == (5, 4, 3)
+    # The one that was given up is a miss.
+    assert throughput(found, Slo(20 * MS, 0.9))["slo_met_share"] == pytest.approx(3 / 5)
     assert found.request_throughput == pytest.approx(5 / 0.1)  # the ramp-up's one too, as vLLM
     assert found.request_goodput == pytest.approx(4 / 0.1)
     assert (found.e2el_mean, found.e2el_std, found.queue_mean) == (None, None, None)
@@ -134,6 +137,7 @@ def test_requests_of_a_busy_queue_are_worth_few() -> None:
     assert Queue(0.9, 0.25).worth(calls) == pytest.approx(9000 / (0.9 * 760))
     assert Queue(0.2, 1.0).worth(calls) == 9000
     assert Queue(1.1, 1.0).worth(calls) == 1
+    assert Queue(0.999, 1.0).worth(calls) == 1
 
 
 def test_intervals_of_waiting_times_hold_where_they_are_given() -> None:
