@@ -118,6 +118,12 @@ def patience_ns(end_ns: int, slo: Slo | None, call_ns: float) -> int:
     return round(max(PATIENCE * end_ns, objective, PATIENCE_CALLS * call_ns))
 
 
+def closed_end_ns(served: Served, seconds: float | None) -> int:
+    """When a closed loop's episode ends: after its ``seconds``, or with the last answer where it
+    has a number of requests. Its last request is sent ``concurrency`` answers before that."""
+    return int(served.finish.max()) if seconds is None else round(seconds * 1e9)
+
+
 class _Cell:
     """One session under load, from its warm-up to its row."""
 
@@ -264,7 +270,7 @@ class _Cell:
         load, seconds = self._load, self._load.episode_seconds
         assert load.concurrency is not None
         served = self._session.serve_clients(load.concurrency, load.slots, seconds, load.requests)
-        return served, int(served.arrival[-1]) + 1 if seconds is None else round(seconds * 1e9)
+        return served, closed_end_ns(served, seconds)
 
     def outcome(self) -> Outcome:
         """The row, without a latency where the session is saturated or failed."""

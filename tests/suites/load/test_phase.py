@@ -17,11 +17,12 @@ from compile.signature import Signature, TensorSpec
 from quantize.recipe import Tolerance
 from reports.schema import samples_table, validate_row
 from runtimes.fake import Behaviour, expected_outputs, write_fake
+from runtimes.serving import Served
 from suites import rows
 from suites.blocks import SessionKey
 from suites.cell import Cell
 from suites.load import phase as load_phase
-from suites.load.phase import patience_ns, run_load_phase
+from suites.load.phase import closed_end_ns, patience_ns, run_load_phase
 from suites.measure.load.slo import Slo
 from suites.measure.plan import MeasurePlan
 from suites.phase import Outcome
@@ -188,6 +189,13 @@ def test_a_search_that_could_decide_nothing_is_refused(phase: Phase, length, adv
     assert "99 % within 50 ms takes 528 requests without a miss" in row["reason"]
     assert advice in row["reason"]
     assert len(outcomes["build"].samples["latency_ns"]) == 0
+
+
+def test_a_closed_loop_of_so_many_requests_ends_with_its_last_answer() -> None:
+    # Two clients and one slot: the last request is sent two answers before the end.
+    served = Served(*(np.array(t) for t in ([0, 0, 10, 20], [0, 10, 20, 30], [10, 20, 30, 40])))
+    assert closed_end_ns(served, None) == 40
+    assert closed_end_ns(served, 1e-8) == 10
 
 
 def test_patience_is_for_what_a_stable_session_may_need() -> None:
