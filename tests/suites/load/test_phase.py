@@ -78,25 +78,20 @@ def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
         session.close()
 
 
-def test_builds_at_one_rate_see_the_same_arrivals_and_fail_alone(phase: Phase) -> None:
+def test_builds_at_one_rate_see_the_same_arrivals(phase: Phase) -> None:
     told, outcomes = phase(
         {"rate": 60, "seconds": 0.35, "episodes": 2, "slo": {"e2el_ms": 2000}},
         fast=Behaviour(latency_ms=2),
         slow=Behaviour(latency_ms=6),
-        crashing=Behaviour(latency_ms=2, fault="crash", fault_at=40),
-        hanging=Behaviour(latency_ms=2, fault="hang", fault_at=40),
         wrong=Behaviour(fault="nan"),
     )
     assert {name: row["status"] for name, row in told.items() if name in outcomes} == {
         "fast": "ok",
         "slow": "ok",
-        "crashing": "error",
-        "hanging": "timeout",
         "wrong": "incorrect",
     }
-    assert "SIGSEGV" in told["crashing"]["reason"]
     assert all(row["load"] == "open" for row in told.values())
-    assert all(told[name]["e2el_mean_ms"] is None for name in ("crashing", "hanging", "wrong"))
+    assert told["wrong"]["e2el_mean_ms"] is None
     fast, slow = (outcomes[name].samples for name in ("fast", "slow"))
     np.testing.assert_array_equal(fast["arrival_ns"], slow["arrival_ns"])
     assert told["slow"]["e2el_mean_ms"] >= told["slow"]["queue_mean_ms"] + 6
@@ -108,6 +103,29 @@ def test_builds_at_one_rate_see_the_same_arrivals_and_fail_alone(phase: Phase) -
         finish = start + slow["latency_ns"][mine]
         earliest = np.maximum(arrival, np.concatenate([[0], finish[:-1]]))
         assert (start >= earliest).all()
+
+
+def test_a_session_that_dies_under_load_leaves_the_others_alone(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a warm-up, whose length is the machine's: then at most 130 calls are made before the
+    # first episode, some 60 in each, and call 300 is in one of them.
+    monkeypatch.setattr(load_phase._Cell, "warm_up", lambda cell: None)
+    told, outcomes = phase(
+        {"rate": 200, "seconds": 0.3, "episodes": 8},
+        healthy=Behaviour(latency_ms=1),
+        crashing=Behaviour(latency_ms=1, fault="crash", fault_at=300),
+        hanging=Behaviour(latency_ms=1, fault="hang", fault_at=300),
+    )
+    healthy, crashing, hanging = (told[name] for name in ("healthy", "crashing", "hanging"))
+    assert (healthy["status"], healthy["episodes"]) == ("ok", 8)
+    assert (crashing["status"], hanging["status"]) == ("error", "timeout")
+    assert "SIGSEGV" in crashing["reason"]
+    for name in ("crashing", "hanging"):
+        assert 1 <= told[name]["episodes"] < 8
+        assert told[name]["e2el_mean_ms"] is None
+        # What it served before is kept.
+        assert len(np.unique(outcomes[name].samples["block"])) == told[name]["episodes"]
 
 
 def test_a_saturated_session_has_rates_and_no_time(phase: Phase) -> None:
@@ -156,19 +174,20 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     told, _ = phase(
         {
             "capacity": True,
-            "seconds": 0.3,
+            "seconds": 0.4,
             "probes": 5,
-            "slo": {"e2el_ms": 50, "share": 0.6},
+            "slo": {"e2el_ms": 200, "share": 0.5},
         },
         build=Behaviour(latency_ms=4),
     )
     row = told["build"]
     met, missed = row["capacity_requests_per_s"], row["capacity_missed_requests_per_s"]
     assert row["load"] == "capacity"
-    assert met is None or met <= 250
-    assert met is None or missed is None or met < missed
     # Half of what it finishes back to back keeps so loose an objective.
-    assert met is not None or row["status"] == "not-stationary"
+    assert met is not None
+    assert met <= 250
+    assert missed is None or met < missed
+    assert row["status"] == "ok"
 
 
 @pytest.mark.parametrize(
