@@ -120,8 +120,8 @@ LOAD: tuple[Column, ...] = (
         "request_throughput_per_s",
         "float",
         "requests/s",
-        "Answers over the duration of whole episodes, from their beginning to the last answer "
-        "(vLLM's request_throughput).",
+        "Answers over the duration of whole episodes, each from its beginning to its last answer "
+        "or, if that is later, its arrivals' end (vLLM's request_throughput, to the last answer).",
     ),
     Column(
         "request_goodput_per_s",
@@ -164,7 +164,8 @@ LOAD: tuple[Column, ...] = (
         "max_concurrent_requests",
         "int",
         "requests",
-        "Most requests in the system at once, waiting or served (vLLM's max_concurrent_requests).",
+        "Most requests in the system at one moment, waiting or served. Not vLLM's figure of this "
+        "name, which counts the requests that touch a bucket of one second.",
     ),
     Column(
         "capacity_requests_per_s",

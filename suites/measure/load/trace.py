@@ -15,7 +15,7 @@ RAMP_UP = 0.2
 which the first requests wait less than later ones. A queue forgets its beginning like
 ``exp(-t / T)`` with ``T`` about ``service / (1 - sqrt(utilisation))^2`` (the M/M/1 queue; Cohen
 1982): 12 service times at a utilisation of 0.5, 90 at 0.8, 380 at 0.9. A fifth of an episode of 500
-service times covers the first two."""
+service times is about one memory at 0.8."""
 
 
 @dataclass(frozen=True)
