@@ -66,12 +66,18 @@ def offered(row: Row) -> str:
 
 
 def achieved(row: Row) -> str:
-    """The share of the offered rate that was served, or that it is saturated."""
+    """The share of the offered rate that was served, and that it is saturated or has no figures for
+    another reason."""
     ratio = row.get("achieved_over_offered")
-    if ratio is None:
-        return units.NOTHING
-    text = f"{100 * ratio:.0f} %"
-    return text if row["status"] == "ok" else f"{text}, saturated"
+    parts = [] if ratio is None else [f"{100 * ratio:.0f} %"]
+    if row["status"] != "ok":
+        parts.append("saturated" if saturated(row) else row["status"])
+    return ", ".join(parts) or units.NOTHING
+
+
+def saturated(row: Row) -> bool:
+    """Its reason says so; a session may fail, or be too short to tell of, without it."""
+    return (row.get("reason") or "").startswith("saturated")
 
 
 def capacity(row: Row) -> str:

@@ -125,6 +125,8 @@ def _explain(error: ValidationError, path: Path) -> str:
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(first["loc"][:-1])
         return f"{path}: {key}: {unknown_name(str(first['loc'][-1]), allowed)}"
+    if first["type"] in ("model_type", "dict_type"):
+        message = f"must be a table, [{key}] or {{ KEY = VALUE, ... }}"
     found = f" (found {first['input']!r:.80})" if first["type"] != "missing" else ""
     return f"{path}: {key}: {message[0].lower()}{message[1:]}{found}"
 

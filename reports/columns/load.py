@@ -84,14 +84,14 @@ LOAD: tuple[Column, ...] = (
         "achieved_over_offered",
         "float",
         "",
-        "The two rates' quotient: below 1 the backlog grew.",
+        "The two rates' quotient: below 1 the backlog grew. Null where nothing arrived.",
     ),
     Column(
         "occupied_share",
         "float",
         "share",
         "Share of the time in which no slot was free for want of a request. From 0.98 on, with a "
-        "backlog that grew, the session is saturated and the row not-stationary.",
+        "backlog that grew or was given up, the session is saturated and the row not-stationary.",
     ),
     Column(
         "offered_load",
@@ -110,8 +110,9 @@ LOAD: tuple[Column, ...] = (
         "requests_given_up",
         "int",
         "requests",
-        "Requests that were not begun by the episode's limit (half of its length, or twice the "
-        "SLO's time, after its last arrival). One is enough for a session to be saturated.",
+        "Requests that were not begun by the episode's limit: half of its length, twice the SLO's "
+        "time or 20 mean calls after its last arrival. Their times are not known: they miss the "
+        "SLO, e2el quantiles count them as longer than any, and means stay empty.",
     ),
     Column("requests", "int", "requests", "Completed requests that arrived after the ramp-up."),
     Column("episodes", "int", "", "Turns of the cell, each of which begins with an empty queue."),
@@ -126,8 +127,8 @@ LOAD: tuple[Column, ...] = (
         "request_throughput_per_s",
         "float",
         "requests/s",
-        "Answers over the duration of whole episodes, from their beginning to the last answer "
-        "(vLLM's request_throughput).",
+        "Answers over the duration of whole episodes, each from its beginning to its last answer "
+        "or, if that is later, its arrivals' end (vLLM's request_throughput, to the last answer).",
     ),
     Column(
         "request_goodput_per_s",
@@ -135,7 +136,13 @@ LOAD: tuple[Column, ...] = (
         "requests/s",
         "Answers within the SLO's time over the same duration (vLLM's request_goodput).",
     ),
-    Column("slo_met_share", "float", "share", "Share of the completed requests within that time."),
+    Column(
+        "slo_met_share",
+        "float",
+        "share",
+        "Share of the requests after the ramp-up that were answered within that time; one that was "
+        "given up is a miss.",
+    ),
     *_quantile("e2el", 50, _E2EL),
     *_quantile("e2el", 90, _E2EL),
     *_quantile("e2el", 99, _E2EL),
@@ -164,7 +171,8 @@ LOAD: tuple[Column, ...] = (
         "max_concurrent_requests",
         "int",
         "requests",
-        "Most requests in the system at once, waiting or served (vLLM's max_concurrent_requests).",
+        "Most requests in the system at one moment, waiting or served. Not vLLM's figure of this "
+        "name, which counts the requests that touch a bucket of one second.",
     ),
     Column(
         "capacity_requests_per_s",

@@ -40,7 +40,7 @@ MEMORY: tuple[Column, ...] = (
         "int",
         "bytes",
         "Largest resident set of the worker during one call (on CUDA: largest use of the "
-        "allocator).",
+        "allocator). Null under load, of which it would not be.",
     ),
     Column(
         "memory_open_peak_bytes",

@@ -50,7 +50,7 @@ class _Plot:
         marks: Marks,
     ) -> None:
         self.timed, self.capacities, self.marks = timed, capacities, marks
-        self.saturated = [r for r in open_rows if r["status"] != "ok"]
+        self.saturated = [r for r in open_rows if serving.saturated(r)]
         ends = [row.get("capacity_missed_requests_per_s") for row in capacities]
         ends += [row["capacity_requests_per_s"] for row in capacities]
         self.x = Scale(0.0, 1.06 * max([_rate(r) for r in open_rows] + [e for e in ends if e]))

@@ -7,6 +7,7 @@ rates are the same, so that builds differ by themselves and not by their luck.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,10 +24,11 @@ from suites.load import rows as load_rows
 from suites.load.table import LoadTable
 from suites.measure.block import Block, conditions_of, samples_of
 from suites.measure.load.arrivals import arrivals
-from suites.measure.load.capacity import CapacitySearch
+from suites.measure.load.capacity import MOST_LOOKS_AT_A_RATE, CapacitySearch, fewest_requests
 from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
-from suites.measure.load.trace import Trace
+from suites.measure.load.slo import Slo
+from suites.measure.load.trace import RAMP_UP, Trace
 from suites.measure.meters.pressure import Pressure
 from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
@@ -41,8 +43,12 @@ PACE_S = 0.25
 PACE_TURNS = 3
 """What a cell finishes back to back is the median of so many turns of that length."""
 PATIENCE = 0.5
-"""An open loop's backlog is served for this share of the episode after its last arrival, and for
-twice the SLO's time if that is longer. What is left then is given up and counted."""
+PATIENCE_CALLS = 20
+"""An open loop's backlog is served for this share of the episode after its last arrival, or for
+twice the SLO's time or so many mean calls if one of them is longer. What is left is given up and
+counted."""
+PEAKS = ("memory_peak_bytes", "memory_arena_peak_bytes")
+"""Of one call that is made after the episodes. Nobody watched the load's own, so rows have none."""
 FIRST_PROBE = 0.5
 HIGHEST_PROBE = 1.5
 """Of that pace: where a capacity search begins, and beyond which it does not look."""
@@ -105,6 +111,19 @@ def _in_random_order(
         live[index].guarded(act)
 
 
+def patience_ns(end_ns: int, slo: Slo | None, call_ns: float) -> int:
+    """For how long the backlog of an episode is served after ``end_ns``; ``call_ns`` is a mean
+    call."""
+    objective = 0 if slo is None else 2 * slo.e2el_ns
+    return round(max(PATIENCE * end_ns, objective, PATIENCE_CALLS * call_ns))
+
+
+def closed_end_ns(served: Served, seconds: float | None) -> int:
+    """When a closed loop's episode ends: after its ``seconds``, or with the last answer where it
+    has a number of requests. Its last request is sent ``concurrency`` answers before that."""
+    return int(served.finish.max()) if seconds is None else round(seconds * 1e9)
+
+
 class _Cell:
     """One session under load, from its warm-up to its row."""
 
@@ -131,6 +150,8 @@ class _Cell:
             meters(session.worker.pid, cell.device, plan.disturbed_cores, yardstick=yardstick)
         )
         self._paces: list[float] = []
+        self._pace = 0.0
+        """Their median, in requests a second."""
         self._rate: float | None = load.rate
         self._search: CapacitySearch | None = None
         self._traces: list[Trace] = []
@@ -179,19 +200,42 @@ class _Cell:
         if len(self._paces) < PACE_TURNS:
             return
         pace = float(np.median(self._paces))
-        self._columns["back_to_back_requests_per_s"] = pace
+        self._pace = self._columns["back_to_back_requests_per_s"] = pace
         if self._load.rate_share is not None:
             self._rate = self._load.rate_share * pace
         if self._load.capacity:
-            assert self._slo is not None, "the suite file asks for one"
-            self._search = CapacitySearch(
-                self._slo,
-                FIRST_PROBE * pace,
-                alpha=1 - self._plan.confidence,
-                probes=self._load.most_turns,
-                resolution=self._load.resolution or 1.1,
-                highest=HIGHEST_PROBE * pace,
+            self._begin_search(pace)
+
+    def _begin_search(self, pace: float) -> None:
+        """Refused where the looks at its first rate could not show that it keeps the SLO."""
+        load, slo, alpha = self._load, self._slo, 1 - self._plan.confidence
+        assert slo is not None, "the suite file asks for one"
+        start, seconds = FIRST_PROBE * pace, load.episode_seconds
+        needed = fewest_requests(slo.share, alpha, load.most_turns)
+        # Of one episode, its ramp-up included.
+        an_episode = needed / MOST_LOOKS_AT_A_RATE / (1 - RAMP_UP)
+        if (load.requests or start * (seconds or 0.0)) < an_episode:
+            enough = (
+                f"requests of at least {math.ceil(an_episode)}"
+                if seconds is None
+                else f"seconds of at least {math.ceil(10 * an_episode / start) / 10:g}"
             )
+            self._ended = {
+                "status": "unsupported",
+                "reason": f"{slo} takes {needed} requests without a miss to be shown; at "
+                f"{start:.3g}/s, half of what it finishes back to back, {MOST_LOOKS_AT_A_RATE} "
+                f"episodes do not have them; give {enough}",
+            }
+            return
+        self._search = CapacitySearch(
+            slo,
+            start,
+            alpha=alpha,
+            probes=load.most_turns,
+            resolution=load.resolution or 1.1,
+            lowest=0.0 if seconds is None else an_episode / seconds,
+            highest=HIGHEST_PROBE * pace,
+        )
 
     def take_turn(self, number: int) -> None:
         """One episode, its surroundings read before and after it."""
@@ -219,14 +263,14 @@ class _Cell:
         )
         seconds = load.episode_seconds
         end_ns = int(due[-1]) + 1 if seconds is None else round(seconds * 1e9)
-        patience = max(PATIENCE * end_ns, 2 * self._slo.e2el_ns if self._slo else 0)
-        return self._session.serve(due, end_ns + round(patience), load.slots), end_ns
+        patience = patience_ns(end_ns, self._slo, 1e9 * load.slots / self._pace)
+        return self._session.serve(due, end_ns + patience, load.slots), end_ns
 
     def _closed(self) -> tuple[Served, int]:
         load, seconds = self._load, self._load.episode_seconds
         assert load.concurrency is not None
         served = self._session.serve_clients(load.concurrency, load.slots, seconds, load.requests)
-        return served, int(served.arrival[-1]) + 1 if seconds is None else round(seconds * 1e9)
+        return served, closed_end_ns(served, seconds)
 
     def outcome(self) -> Outcome:
         """The row, without a latency where the session is saturated or failed."""
@@ -242,6 +286,7 @@ class _Cell:
         if self._ended is None:
             try:
                 columns |= memory_columns(self._session, self._feeds)
+                columns |= dict.fromkeys(PEAKS)
             except rows.SESSION_FAILURES as error:
                 self._session.abandon_if_dead(error)
                 columns |= rows.failure(error)
@@ -260,8 +305,8 @@ class _Cell:
                     return row
                 return row | {
                     "status": "not-stationary",
-                    "reason": f"no rate could be decided in {found.probes} episodes; raise probes "
-                    "or seconds",
+                    "reason": f"no rate could be decided in {found.probes} episodes; raise "
+                    + ("requests" if self._load.requests else "seconds"),
                 }
             traces, rate = self._search.traces(found.met), found.met
         queue = None
@@ -273,9 +318,11 @@ class _Cell:
                 row |= {"status": "not-stationary", "reason": offered.reason}
         told = figures(traces, self._slo, self._plan.confidence, queue)
         if told is None:
+            came = any(trace.kept.any() for trace in traces)
+            nothing = "no request was served in time" if came else "no request came"
             return row | {
                 "status": "not-stationary",
-                "reason": row.get("reason") or "no request came after the ramp-up; raise seconds",
+                "reason": row.get("reason") or f"{nothing} after the ramp-up; raise seconds",
             }
         row |= load_rows.throughput(told, self._slo)
         return row if row["status"] != "ok" else row | load_rows.latencies(told)

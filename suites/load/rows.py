@@ -57,16 +57,16 @@ def throughput(found: Figures, slo: Slo | None) -> dict[str, Any]:
         "requests": found.completed,
     }
     if slo is not None and found.good is not None:
-        row["slo_met_share"] = found.good / found.completed
+        row["slo_met_share"] = found.good / found.kept
     return row
 
 
 def latencies(found: Figures) -> dict[str, Any]:
     """The times of requests, of a session that is not saturated."""
+    means = {"e2el_mean": found.e2el_mean, "e2el_std": found.e2el_std}
+    means["queue_mean"] = found.queue_mean
     row: dict[str, Any] = {
-        "e2el_mean_ms": found.e2el_mean / 1e6,
-        "e2el_std_ms": found.e2el_std / 1e6,
-        "queue_mean_ms": found.queue_mean / 1e6,
+        f"{name}_ms": None if value is None else value / 1e6 for name, value in means.items()
     }
     insufficient = []
     kinds = (("e2el", found.e2el, (0.5, 0.9, 0.99)), ("service", found.service, (0.5, 0.99)))

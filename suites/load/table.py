@@ -11,8 +11,15 @@ LoadKind = Literal["open", "closed", "capacity"]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+MOST_AN_EPISODE = 1_000_000
+"""Requests; their times are held at once."""
+CLIENT_REQUESTS = 5
+"""Fewest requests of an episode for each client of a closed loop."""
+
+
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: a number in quotes or a truth value is no number. A whole number is a float still.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class SloTable(_Table):
@@ -41,7 +48,7 @@ class LoadTable(_Table):
     """Calls that the session takes at once; the others wait in the order of their arrival."""
     seconds: Annotated[float, Field(ge=0.05, le=3600)] | None = None
     """During which requests arrive in one episode; 2 unless ``requests`` is given."""
-    requests: Annotated[int, Field(ge=20, le=1_000_000)] | None = None
+    requests: Annotated[int, Field(ge=20, le=MOST_AN_EPISODE)] | None = None
     """Requests of one episode, instead."""
     episodes: Annotated[int, Field(ge=2, le=1000)] | None = None
     """Turns of the cell; 4 by default. A capacity search has ``probes``."""
@@ -74,6 +81,13 @@ class LoadTable(_Table):
             raise ValueError('burstiness belongs to arrivals = "gamma"; Poisson arrivals have 1')
         if self.seconds is not None and self.requests is not None:
             raise ValueError("give seconds or requests, not both")
+        if self.rate is not None and self.requests is None:
+            expected = self.rate * (self.episode_seconds or 0.0)
+            if expected > MOST_AN_EPISODE:
+                raise ValueError(
+                    f"rate x seconds are {expected:,.0f} requests an episode, more than "
+                    f"{MOST_AN_EPISODE:,}; give a lower rate, or fewer seconds"
+                )
         if self.concurrency is not None:
             if self.arrivals != "poisson" or self.burstiness is not None:
                 raise ValueError(
@@ -85,8 +99,12 @@ class LoadTable(_Table):
                     f"slots = {self.slots} of {self.concurrency} clients would stay empty; "
                     "slots must be at most concurrency"
                 )
-            if self.requests is not None and self.requests < self.concurrency:
-                raise ValueError("requests must be at least concurrency: each client sends one")
+            fewest = CLIENT_REQUESTS * self.concurrency
+            if self.requests is not None and self.requests < fewest:
+                raise ValueError(
+                    f"requests must be at least {fewest}, {CLIENT_REQUESTS} times concurrency: the "
+                    "first and the last of each client meet fewer others"
+                )
         if self.capacity:
             if self.slo is None:
                 raise ValueError("capacity = true needs [workloads.NAME.load.slo], which it keeps")

@@ -104,6 +104,16 @@ def test_no_decision_rests_on_a_load_workload(rows, load_row) -> None:
     assert "## Measured" not in told
 
 
+def test_only_what_is_saturated_is_told_to_be(load_row) -> None:
+    short = load_row("short", 90, None, status="not-stationary", reason="no request came")
+    died = load_row("died", 95, None, status="error", reason="SIGSEGV", achieved_over_offered=None)
+    assert [serving.achieved(row) for row in (short, died)] == ["100 %, not-stationary", "error"]
+    told = [short, load_row("calm", 30, 6.0), load_row("busy", 60, 9.0)]
+    drawn = load_figure(told, Marks(build_name(row) for row in told))
+    assert drawn is not None
+    assert "saturated" not in drawn
+
+
 def test_figure_draws_every_rate_the_saturated_one_and_the_capacity(rows) -> None:
     told = serving.load_rows(rows)
     drawn = load_figure(told, Marks(build_name(row) for row in told))

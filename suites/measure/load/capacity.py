@@ -18,8 +18,12 @@ from scipy import stats
 
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
-from suites.measure.load.trace import Trace
-from suites.measure.quantiles import effective_samples
+from suites.measure.load.trace import Trace, censored
+from suites.measure.quantiles import (
+    TRUSTED_EFFECTIVE,
+    autoregressive_samples,
+    effective_samples,
+)
 
 Verdict = Literal["met", "missed", "undecided"]
 
@@ -49,7 +53,10 @@ def judge(traces: Sequence[Trace], rate: float, slo: Slo, alpha: float) -> Judge
 
     The bounds are those of Clopper and Pearson (1934) on the effective number ``m`` of requests:
     ``k m / n`` misses in ``m`` trials, rounded up for the upper bound and down for the lower one.
-    A rate that saturates the session misses whatever the SLO is: its queue has no end.
+    Requests that were given up are misses. A rate that is ``overloaded`` misses whatever the SLO:
+    its queue has no end. One that only looks saturated in its short schedule is not met, but missed
+    it is not either: with few requests an episode a stable queue often looks so, and nothing bounds
+    how often.
     """
     missed = np.concatenate([slo.missed(trace) for trace in traces])
     n, k = len(missed), int(missed.sum())
@@ -59,11 +66,33 @@ def judge(traces: Sequence[Trace], rate: float, slo: Slo, alpha: float) -> Judge
     low, high = miss_bounds(k, n, m, alpha)
     allowed = 1 - slo.share
     verdict: Verdict = "undecided"
-    if saturation(traces, rate).saturated or low > allowed:
+    if low > allowed or overloaded(traces, rate, alpha):
         verdict = "missed"
-    elif high <= allowed:
+    elif high <= allowed and not saturation(traces, rate).saturated:
         verdict = "met"
     return Judged(verdict, n, k, m, low, high)
+
+
+def overloaded(traces: Sequence[Trace], rate: float, alpha: float) -> bool:
+    """Whether ``rate``, in requests a second, is at least what the slots can do, wrong with at most
+    ``alpha``.
+
+    By Student's lower bound of the mean call on its effective samples; fewer than
+    ``TRUSTED_EFFECTIVE`` of them show nothing.
+    """
+    calls = np.concatenate([(t.finish - t.start)[t.served] for t in traces]).astype(np.float64)
+    m = autoregressive_samples(calls) if len(calls) > 1 else 0.0
+    if m < TRUSTED_EFFECTIVE:
+        return False
+    error = float(calls.std(ddof=1)) / math.sqrt(m)
+    mean_s = (float(calls.mean()) - float(stats.t.ppf(1 - alpha, m - 1)) * error) / 1e9
+    return rate * mean_s / traces[0].slots >= 1
+
+
+def fewest_requests(share: float, alpha: float, probes: int) -> int:
+    """Independent requests without a miss that show a rate to keep ``share``, in a search of so
+    many ``probes``: ``share^n <= alpha / probes``."""
+    return math.ceil(round(math.log(alpha / probes) / math.log(share), 9))
 
 
 def miss_bounds(misses: int, requests: int, effective: float, alpha: float) -> tuple[float, float]:
@@ -88,11 +117,7 @@ def effective_requests(traces: Sequence[Trace], slo: Slo) -> float:
     It is conservative: latencies forget more slowly than the indicator of a rare event among them
     does.
     """
-    # A request that was given up waited longer than any other.
-    longest = max(int((t.finish - t.arrival).max(initial=0)) for t in traces) + 1
-    series = np.concatenate(
-        [np.where(t.served, t.finish - t.arrival, longest)[t.kept] for t in traces]
-    ).astype(np.float64)
+    series = censored(traces)
     found = [effective_samples(series, p) for p in (0.5, slo.share)]
     missed = np.concatenate([slo.missed(trace) for trace in traces]).astype(np.float64)
     if len(missed) >= 4 and 0 < missed.sum() < len(missed):
@@ -120,6 +145,9 @@ class Capacity:
 class CapacitySearch:
     """Brackets the capacity, then halves the bracket on a logarithmic scale.
 
+    It goes up until a rate misses, and only then down until one is met: an undecided rate has more
+    requests above it, not below.
+
     ``next_rate`` says where the next episode goes, and ``add`` takes it. A rate that stays
     undecided is tried ``MOST_LOOKS_AT_A_RATE`` times, each time with all of its episodes together,
     and then left alone; the search goes on in the wider of the gaps on its two sides. At its end,
@@ -137,13 +165,15 @@ class CapacitySearch:
         alpha: float = 0.05,
         probes: int = 16,
         resolution: float = 1.1,
+        lowest: float = 0.0,
         highest: float = math.inf,
     ) -> None:
-        """``start`` is the first rate; above ``highest`` nothing is tried."""
+        """``start`` is the first rate; below ``lowest`` and above ``highest`` nothing is tried."""
         self._slo = slo
         self._alpha = alpha / probes
         self._probes = probes
         self._resolution = resolution
+        self._lowest = lowest
         self._highest = highest
         self._next = min(start, highest)
         self._traces: dict[float, list[Trace]] = {}
@@ -178,11 +208,12 @@ class CapacitySearch:
 
     def _elsewhere(self) -> float | None:
         met, missed = self._met(), self._missed()
-        if met is None:
-            return min(self._judged) / STEP
         if missed is None:
             highest = max(self._judged)
             return None if highest >= self._highest else min(highest * STEP, self._highest)
+        if met is None:
+            lower = min(self._judged) / STEP
+            return lower if lower >= self._lowest else None
         between = sorted(rate for rate in self._judged if met < rate < missed)
         above, below = (between[0], between[-1]) if between else (missed, met)
         gaps = [(above / met, met, above), (missed / below, below, missed)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from suites.measure.load.slo import Slo
-from suites.measure.load.trace import Trace
+from suites.measure.load.trace import Trace, censored
 from suites.measure.quantiles import (
     TRUSTED_EFFECTIVE,
     Insufficient,
@@ -31,20 +31,25 @@ LEVELS = (0.5, 0.9, 0.99)
 class Figures:
     """Of all episodes of a cell; times in nanoseconds, of the kept requests."""
 
+    kept: int
+    """Requests that arrived after the ramp-up."""
     completed: int
-    """Kept requests that were answered."""
+    """Those of them that were answered."""
     good: int | None
-    """Those of them within the SLO; None without one."""
+    """Kept requests that were answered within the SLO; None without one."""
     request_throughput: float
     """Answers a second, ramp-up included: ``completed / duration``, where an episode's duration
     ends with its last answer, and no earlier than its arrivals do."""
     request_goodput: float | None
     """Answers within the SLO a second of the same; None without one."""
     e2el: dict[float, QuantileEstimate | Insufficient]
-    e2el_mean: float
-    e2el_std: float
+    """Requests that were given up count as longer than any: a level that reaches them is
+    insufficient."""
+    e2el_mean: float | None
+    """None, like the next two, where a kept request was given up: its time is not known."""
+    e2el_std: float | None
     """Standard deviation of the population, as vLLM has it."""
-    queue_mean: float
+    queue_mean: float | None
     service: dict[float, QuantileEstimate | Insufficient]
     utilisation: float
     """Share of the slots' time spent in calls."""
@@ -75,20 +80,31 @@ class Queue:
             return 1.0
         calls = float(service.std() / service.mean()) ** 2 if service.mean() > 0 else 0.0
         memory = (1 / self.burstiness + calls) * (1 + self.load) / (1 - self.load) ** 2
-        return len(service) / max(1.0, self.load * memory)
+        return max(1.0, len(service) / max(1.0, self.load * memory))
 
 
 def _waiting_quantile(
-    e2el: np.ndarray, service: np.ndarray, p: float, confidence: float, queue: Queue | None
+    e2el: np.ndarray,
+    answered: np.ndarray,
+    p: float,
+    confidence: float,
+    worth: float | None,
 ) -> QuantileEstimate | Insufficient:
-    """``quantile_interval`` on the requests that both the series and its queue allow."""
-    if queue is None:
-        return quantile_interval(e2el, p, confidence)
-    effective = min(effective_samples(e2el, p), queue.worth(service))
-    if effective < min(TRUSTED_EFFECTIVE, len(e2el) / 2):
-        needed = max(needed_samples(p, confidence), TRUSTED_EFFECTIVE)
-        return Insufficient(p, confidence, effective, needed)
-    return quantile_interval(e2el, p, confidence, effective=effective)
+    """``quantile_interval`` on the requests that both the series and its queue (``worth``) allow.
+
+    ``answered`` is bool, of the same requests: the others are known to be longer and no more, so
+    that an interval that ends among them has no end.
+    """
+    effective = None
+    if worth is not None:
+        effective = min(effective_samples(e2el, p), worth)
+        if effective < min(TRUSTED_EFFECTIVE, len(e2el) / 2):
+            needed = max(needed_samples(p, confidence), TRUSTED_EFFECTIVE)
+            return Insufficient(p, confidence, effective, needed)
+    found = quantile_interval(e2el, p, confidence, effective=effective)
+    if isinstance(found, QuantileEstimate) and found.high > e2el[answered].max():
+        return Insufficient(p, confidence, found.effective, needed_samples(p, confidence))
+    return found
 
 
 def figures(
@@ -105,17 +121,23 @@ def figures(
         np.concatenate([getattr(trace, name) for trace in served])
         for name in ("e2el_ns", "queue_ns", "service_ns")
     )
-    duration_s = sum(max(int(trace.finish.max()), trace.end_ns) for trace in served) / 1e9
-    answers = np.concatenate([(trace.finish - trace.arrival)[trace.served] for trace in served])
+    series = censored(traces)
+    answered = np.concatenate([trace.served[trace.kept] for trace in traces])
+    all_answered = bool(answered.all())
+    worth = None if queue is None else queue.worth(service)
+    # Of all episodes: one that brought nothing after its ramp-up took its time nevertheless.
+    duration_s = sum(max(int(trace.finish.max(initial=0)), trace.end_ns) for trace in traces) / 1e9
+    answers = np.concatenate([(trace.finish - trace.arrival)[trace.served] for trace in traces])
     return Figures(
+        kept=len(series),
         completed=len(e2el),
         good=None if slo is None else int((e2el <= slo.e2el_ns).sum()),
         request_throughput=len(answers) / duration_s,
         request_goodput=None if slo is None else int((answers <= slo.e2el_ns).sum()) / duration_s,
-        e2el={p: _waiting_quantile(e2el, service, p, confidence, queue) for p in LEVELS},
-        e2el_mean=float(e2el.mean()),
-        e2el_std=float(e2el.std()),
-        queue_mean=float(waited.mean()),
+        e2el={p: _waiting_quantile(series, answered, p, confidence, worth) for p in LEVELS},
+        e2el_mean=float(e2el.mean()) if all_answered else None,
+        e2el_std=float(e2el.std()) if all_answered else None,
+        queue_mean=float(waited.mean()) if all_answered else None,
         service={p: quantile_interval(service, p, confidence) for p in LEVELS},
         utilisation=sum(trace.busy_ns() for trace in traces)
         / sum(trace.kept_ns * trace.slots for trace in traces),

@@ -48,14 +48,16 @@ class Saturation:
     """Requests that were not served by the limit of their episode, ramp-up included."""
 
     @property
-    def ratio(self) -> float:
-        """Achieved over offered rate."""
-        return self.achieved_per_s / self.offered_per_s if self.offered_per_s else 1.0
+    def ratio(self) -> float | None:
+        """Achieved over offered rate; None where nothing arrived."""
+        return self.achieved_per_s / self.offered_per_s if self.offered_per_s else None
 
     @property
     def saturated(self) -> bool:
-        grew = self.occupied >= OCCUPIED and self.grown > 0
-        return grew or self.load >= 1 or self.given_up > 0
+        """Requests that were given up do not do it alone: one stall at an episode's end leaves some
+        behind in a session that serves what is offered. Its slots or its load must agree."""
+        left_behind = self.grown > 0 or self.given_up > 0
+        return self.load >= 1 or (self.occupied >= OCCUPIED and left_behind)
 
     @property
     def reason(self) -> str:

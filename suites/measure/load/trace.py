@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ RAMP_UP = 0.2
 which the first requests wait less than later ones. A queue forgets its beginning like
 ``exp(-t / T)`` with ``T`` about ``service / (1 - sqrt(utilisation))^2`` (the M/M/1 queue; Cohen
 1982): 12 service times at a utilisation of 0.5, 90 at 0.8, 380 at 0.9. A fifth of an episode of 500
-service times covers the first two."""
+service times is about one memory at 0.8."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,14 @@ class Trace:
             for each in (self.start, self.finish)
         )
         return int((finish - start).sum())
+
+
+def censored(traces: Sequence[Trace]) -> np.ndarray:
+    """Times from intended arrival to answer of all kept requests in nanoseconds, float64, in order.
+
+    One that was given up has a time beyond the longest of any: it had waited for the whole patience
+    of its episode, and how long it would have taken is not known.
+    """
+    longest = max(int((t.finish - t.arrival).max(initial=0)) for t in traces) + 1
+    times = [np.where(t.served, t.finish - t.arrival, longest)[t.kept] for t in traces]
+    return np.concatenate(times).astype(np.float64)

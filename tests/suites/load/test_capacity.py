@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts.queues import capacity_searches, episode, lindley
-from suites.measure.load.capacity import CapacitySearch, judge, miss_bounds, search_capacity
+from scripts.queues import FEW, capacity_searches, episode, lindley
+from suites.measure.load.capacity import (
+    CapacitySearch,
+    fewest_requests,
+    judge,
+    miss_bounds,
+    overloaded,
+    search_capacity,
+)
+from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
 
 MS = 1_000_000
@@ -43,6 +51,33 @@ def test_searches_claim_a_false_rate_no_more_often_than_they_may() -> None:
     assert all(found.probes <= 16 for found in searches.found)
 
 
+def test_few_requests_an_episode_make_no_false_claims_either() -> None:
+    # Of 60 searches 8 said "missed" of a rate below the capacity when a full schedule was enough.
+    slo, seconds, probes = FEW
+    searches = capacity_searches(slo, seconds, 40, probes=probes)
+    assert searches.claims >= 70
+    assert searches.false_claims <= 1
+    assert searches.met > 0.7 * searches.truth
+
+
+def test_a_schedule_that_looks_saturated_is_neither_met_nor_missed() -> None:
+    # More arrived than was asked for, as a short schedule may bring it.
+    trace, loose = episode(1100, 0.6, 1), Slo(60_000 * MS, 0.5)
+    assert saturation([trace], 900).saturated
+    assert judge([trace], 900, loose, 0.01).verdict == "undecided"
+    assert judge([trace], 1000, loose, 0.01).verdict == "missed"
+
+
+def test_a_mean_of_few_or_noisy_calls_shows_no_overload() -> None:
+    random = np.random.default_rng(2)
+    due = np.arange(200) * MS // 2
+    noisy = lindley(due, random.integers(0, 2 * MS, 200), 100 * MS)
+    assert not overloaded([noisy], 1020, 0.01)
+    assert overloaded([noisy], 1300, 0.01)
+    few = lindley(due[:15], np.full(15, MS), 8 * MS)
+    assert not overloaded([few], 1300, 0.01)
+
+
 def test_a_rate_that_saturates_is_missed_whatever_the_slo() -> None:
     loose = Slo(60_000 * MS, 0.5)
     assert judge([episode(1300, 1.0, 1)], 1300, loose, 0.01).verdict == "missed"
@@ -56,16 +91,40 @@ def test_too_few_requests_decide_nothing() -> None:
 
 
 def test_the_search_is_bounded_and_stays_within_its_rates() -> None:
-    search = CapacitySearch(SLO, 5000.0, probes=6, highest=800.0)
+    search = CapacitySearch(SLO, 5000.0, probes=6, highest=1200.0)
     rates = []
     while (rate := search.next_rate()) is not None:
         assert rate == search.next_rate()  # asking changes nothing
         rates.append(rate)
         search.add(rate, episode(rate, 0.3, len(rates)))
     assert len(rates) == 6
-    assert max(rates) == 800.0
+    assert max(rates) == 1200.0
     assert search.found.probes == 6
     assert sum(len(search.traces(rate)) for rate in set(rates)) == 6
+
+
+def _rates(search: CapacitySearch, seconds: float) -> list[float]:
+    rates = []
+    while (rate := search.next_rate()) is not None:
+        rates.append(rate)
+        search.add(rate, episode(rate, seconds, len(rates)))
+    return rates
+
+
+def test_the_search_goes_down_only_from_a_rate_that_was_missed() -> None:
+    # Nothing of 99 % can be decided on so few requests, and on fewer even less.
+    strict = Slo(50 * MS, 0.99)
+    rates = _rates(CapacitySearch(strict, 100.0, probes=16, highest=150.0), 0.3)
+    assert rates == [100.0] * 3 + [150.0] * 3
+    # From what is missed it goes down, and not below the rate that it could still decide.
+    rates = _rates(CapacitySearch(Slo(MS - 1, 0.9), 500.0, probes=16, lowest=200.0), 1.0)
+    assert list(dict.fromkeys(rates)) == [500.0, 500.0 / 1.5, 500.0 / 1.5 / 1.5]
+
+
+def test_fewest_requests_are_those_whose_bound_just_reaches_the_objective() -> None:
+    n = fewest_requests(0.9, 0.05, 16)
+    assert n == 55
+    assert miss_bounds(0, n, n, 0.05 / 16)[1] <= 0.1 < miss_bounds(0, n - 1, n - 1, 0.05 / 16)[1]
 
 
 def test_the_ends_of_the_bracket_rest_on_more_than_one_episode() -> None:
@@ -90,11 +149,11 @@ def test_the_ends_of_the_bracket_rest_on_more_than_one_episode() -> None:
 
 
 def test_a_search_ends_when_its_interval_is_narrow_enough() -> None:
-    # A deterministic verdict: an SLO that only saturation can break.
+    # A deterministic verdict: an SLO that only overload can break, no rate close to a load of 1.
     loose = Slo(60_000 * MS, 0.5)
     number = itertools.count()
     found = search_capacity(
-        lambda rate: episode(rate, 2.0, next(number)), loose, 400.0, probes=40, resolution=1.2
+        lambda rate: episode(rate, 2.0, next(number)), loose, 420.0, probes=40, resolution=1.2
     )
     assert found.met is not None
     assert found.missed is not None

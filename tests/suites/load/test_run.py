@@ -50,7 +50,10 @@ def test_load_cells_have_rows_samples_and_a_section_and_are_not_ranked(measured)
     assert calm["e2el_mean_ms"] >= 5.0
     assert calm["slo_met_share"] == 1.0
     assert 0.15 < calm["utilisation"] < 0.9
-    assert calm["memory_peak_bytes"] > 0
+    # What is held after the episodes is told, no peak: that would be of one call, not of the load.
+    assert calm["memory_resident_bytes"] > 0
+    assert (calm["memory_peak_bytes"], calm["memory_arena_peak_bytes"]) == (None, None)
+    assert rows["one"]["memory_peak_bytes"] > 0
     assert calm["back_to_back_requests_per_s"] <= 200
 
     assert (full["status"], full["load"]) == ("not-stationary", "open")

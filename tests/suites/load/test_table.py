@@ -40,6 +40,7 @@ SLO = "[workloads.one.load.slo]\ne2el_ms = 50"
         ("rate = 60", "open", 4, 2.0, 1.0),
         ('rate_share = 0.7\narrivals = "gamma"\nburstiness = 0.5', "open", 4, 2.0, 0.5),
         ("concurrency = 8\nslots = 2\nseconds = 1", "closed", 4, 1.0, 1.0),
+        ("concurrency = 64\nrequests = 320", "closed", 4, None, 1.0),
         (f"capacity = true\nrequests = 300\n{SLO}", "capacity", 16, None, 1.0),
         (f"capacity = true\nprobes = 9\n{SLO}", "capacity", 9, 2.0, 1.0),
     ],
@@ -58,11 +59,17 @@ def test_three_kinds_of_load(read, load, kind, turns, seconds, shape) -> None:
         ("rate = 5\nconcurrency = 2", "not rate and concurrency"),
         ("rate = 0", r"workloads\.one\.load\.rate"),
         ("rate = inf", r"workloads\.one\.load\.rate"),
+        ('rate = "60"', r"load\.rate: input should be a valid number \(found '60'\)"),
+        ("rate = true", r"load\.rate: input should be a valid number \(found True\)"),
+        ("rate = 5\nseconds = true", r"load\.seconds: input should be a valid number"),
+        ('concurrency = "4"', r"load\.concurrency: input should be a valid integer"),
+        ("rate = 500001", "1,000,002 requests an episode, more than 1,000,000"),
+        ("rate = 5\nslo = 5", r"load\.slo: must be a table, \[workloads\.one\.load\.slo\]"),
         ('rate = 5\narrivals = "gamma"', "needs burstiness"),
         ("rate = 5\nburstiness = 0.5", 'belongs to arrivals = "gamma"'),
         ('concurrency = 5\narrivals = "gamma"\nburstiness = 2', "belong to an open loop"),
         ("concurrency = 2\nslots = 3", "slots must be at most concurrency"),
-        ("concurrency = 64\nrequests = 40", "requests must be at least concurrency"),
+        ("concurrency = 64\nrequests = 319", "requests must be at least 320, 5 times concurrency"),
         ("rate = 5\nseconds = 2\nrequests = 100", "seconds or requests, not both"),
         ("rate = 5\nprobes = 8", "probes belongs to capacity"),
         ("capacity = true", r"needs \[workloads\.NAME\.load\.slo\]"),
@@ -75,6 +82,14 @@ def test_three_kinds_of_load(read, load, kind, turns, seconds, shape) -> None:
 def test_a_mistake_names_the_key_and_the_way_out(read, load, told) -> None:
     with pytest.raises(InputError, match=told):
         read(load)
+
+
+def test_a_value_where_the_table_should_be_is_told_in_tomls_words(tmp_path) -> None:
+    path = tmp_path / "load.toml"
+    text = SUITE.format(workload="load = 5", load="").replace("[workloads.one.load]", "")
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"must be a table, \[workloads\.one\.load\] or"):
+        read_suite(str(path))
 
 
 def test_load_is_for_forward_calls(read) -> None:
