@@ -18,6 +18,10 @@ from suites.measure.loop import Sampler
 from suites.measure.meters.surroundings import Surroundings
 
 
+SHORTEST_CALL_S = 1e-6
+"""For which a block is planned: a call that reads nothing would have millions in a block."""
+
+
 @dataclass(frozen=True)
 class PairPlan:
     """How much is called in one pair."""
@@ -80,7 +84,7 @@ def measure_pair(
         timed += int(seen.sum())
         calls += len(seen)
         call_s = max(call_s, median / 1e9)
-    block = max(1, math.ceil(plan.block_s / max(call_s, 1e-9)))
+    block = max(1, math.ceil(plan.block_s / max(call_s, SHORTEST_CALL_S)))
     medians: dict[bool, list[float]] = {True: [], False: []}
     before, began = around.read(), clock()
     for number in range(plan.rounds):
