@@ -17,7 +17,6 @@ import numpy as np
 from suites.measure.loop import Sampler
 from suites.measure.meters.surroundings import Surroundings
 
-
 SHORTEST_CALL_S = 1e-6
 """For which a block is planned: a call that reads nothing would have millions in a block."""
 
