@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from scripts.queues import episode, interval_coverage
-from suites.load.rows import throughput
+from suites.load.rows import latencies, throughput
 from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
@@ -49,6 +49,10 @@ def test_figures_by_hand(by_hand: Trace) -> None:
     assert found.request_throughput == pytest.approx(5 / 0.1)  # the ramp-up's one too, as vLLM
     assert found.request_goodput == pytest.approx(4 / 0.1)
     assert (found.e2el_mean, found.e2el_std, found.queue_mean) == (None, None, None)
+    row = latencies(found)
+    assert (row["e2el_mean_ms"], row["queue_mean_ms"]) == (None, None)
+    assert "e2el_p50" in row["insufficient"]
+    assert row["effective_requests"] >= 1
     assert found.utilisation == pytest.approx(0.5)
     assert found.max_concurrent == 3
     assert not isinstance(found.e2el[0.99], QuantileEstimate)
