@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -163,3 +164,41 @@ def test_every_block_may_be_put_off():
     turns = order[asked[2] :]
     assert len(turns) >= 2 * 2 * MeasurePlan().min_rounds
     assert turns == ["patience", "block"] * (len(turns) // 2)
+
+
+def test_a_core_that_was_taken_away_ends_no_run_and_holds_none_up(file, monkeypatch):
+    yardstick = Yardstick(2, file)
+    allowed = yardstick.read()
+
+    def refused(pid, cpus):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("os.sched_setaffinity", refused)
+    with pytest.raises(Unreadable, match="Invalid argument"):
+        yardstick.read()
+    monkeypatch.undo()
+    assert (yardstick.read() > allowed / 100).all()
+
+
+def test_a_thread_that_waits_for_others_too_long_makes_the_reading_unreadable(file, monkeypatch):
+    monkeypatch.setattr("suites.measure.meters.speed.TOGETHER_S", 0.05)
+    yardstick = Yardstick(2, file)
+    if len(yardstick._places) < 2:
+        pytest.skip("one core has nobody to wait for")
+    late = yardstick._places[1][1]
+    yardstick._places[1] = (yardstick._places[1][0], (late[0], lambda: time.sleep(0.3)))
+    with pytest.raises(Unreadable, match="too late"):
+        yardstick.read()
+
+
+def test_patience_ends_where_nothing_says_how_fast_the_machine_is(file, monkeypatch):
+    yardstick = Yardstick(1, file)
+    yardstick._last = np.array([1e9, 1e9])  # slow
+    monkeypatch.setattr(yardstick, "read", _unreadable)
+    patience = Patience(yardstick, 60.0)
+    patience()
+    assert patience.waited_s < 1
+
+
+def _unreadable(counts=True):
+    raise Unreadable("no core")

@@ -16,7 +16,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ REFERENCE_QUANTILE = 0.25
 FEWEST_READINGS = 20
 """That a run needs before its own readings say what the machine can do."""
 REMEMBERED_RUNS = 20
+TOGETHER_S = 2.0
+"""That one thread waits for the others to begin: a passing neighbour keeps them milliseconds."""
 
 
 class Yardstick:
@@ -50,7 +52,7 @@ class Yardstick:
         self._earlier = _load(remembered)
         cpus = sorted(os.sched_getaffinity(0))[:threads]
         self._pool = ThreadPoolExecutor(len(cpus), "yardstick")
-        self._together = threading.Barrier(len(cpus))
+        self._together = threading.Barrier(len(cpus), timeout=TOGETHER_S)
         self._places = [(cpu, _works()) for cpu in cpus]
 
     @classmethod
@@ -73,9 +75,17 @@ class Yardstick:
         """Nanoseconds of either piece on the slowest thread, in the fastest of a few passes:
         ``(2,)``. Takes about a millisecond. What slows a machine for seconds slows every pass; an
         interrupt, or the other thread's turn at Python's lock, some of them. One that does not
-        ``count`` says nothing of what the machine reaches."""
-        told = self._pool.map(self._pass, self._places)
-        self._last = np.max(list(told), axis=0)
+        ``count`` says nothing of what the machine reaches.
+
+        Raises Unreadable where a thread cannot have its core, or not in time."""
+        passes = [self._pool.submit(self._pass, place) for place in self._places]
+        wait(passes)
+        failures = [error for each in passes if (error := each.exception()) is not None]
+        if failures:
+            self._together = threading.Barrier(len(self._places), timeout=TOGETHER_S)
+            told = next((each for each in failures if isinstance(each, OSError)), failures[0])
+            raise Unreadable(f"no thread on each core at once: {str(told) or 'too late'}")
+        self._last = np.max([each.result() for each in passes], axis=0)
         if counts:
             self._readings.append(self._last)
         return self._last
@@ -107,8 +117,12 @@ class Yardstick:
 
     def _pass(self, place: tuple[int, tuple[Callable[[], object], ...]]) -> np.ndarray:
         cpu, works = place
-        # Of this thread alone. Whoever is woken may otherwise begin on the core of who woke it.
-        os.sched_setaffinity(0, {cpu})
+        try:
+            # Of this thread alone. Whoever is woken may otherwise begin on the core of who woke it.
+            os.sched_setaffinity(0, {cpu})
+        except OSError:  # the core was taken away: nobody need wait for this thread
+            self._together.abort()
+            raise
         now = time.perf_counter_ns
         times = np.empty((PASSES, len(works)))
         for number in range(PASSES):
