@@ -28,6 +28,10 @@ _CAUSE = {
     "unit": "",
     "doc": "What disturbed it, as in disturbed_by, several joined by ' + '. Null: nothing known.",
 }
+_PROCESS = {
+    "unit": "",
+    "doc": "In which of the cell's processes it was made, from 0. Null in load workloads.",
+}
 _ARRIVAL = {
     "unit": "ns",
     "doc": "Load workloads: the request's intended arrival, from the episode's beginning.",
@@ -40,6 +44,7 @@ SAMPLES = pa.schema(
         pa.field(
             "block", pa.int32(), False, {"unit": "", "doc": "Which of the cell's turns it was in."}
         ),
+        pa.field("process", pa.int32(), True, _PROCESS),
         pa.field(
             "latency_ns", pa.int64(), False, {"unit": "ns", "doc": "Time of one synchronised call."}
         ),

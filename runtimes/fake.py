@@ -8,6 +8,7 @@ truth does not depend on how busy the machine is (a sleep is late by some 0.1 ms
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -49,6 +50,9 @@ class Behaviour:
     call is, and the excess falls linearly to nothing at call ``period``."""
     share: float = 0.5
     period: int = 100
+    uneven: float = 0.0
+    """Processes differ by a factor whose logarithm has this standard deviation, drawn from the
+    process's number: two processes of one program are not equally fast."""
     seed: int = 0
     fault: Literal[
         "none", "crash", "exit", "hang", "leak", "nan", "wrong", "out-of-memory", "error"
@@ -88,6 +92,8 @@ class FakeSession:
         self._behaviour = behaviour
         self._options = options
         self._random = np.random.default_rng(behaviour.seed)
+        drawn = np.random.default_rng(os.getpid()).standard_normal()
+        self._factor = math.exp(behaviour.uneven * drawn)
         self._calls = 0
         self._leaked: list[np.ndarray] = []
         if behaviour.spins:
@@ -131,7 +137,7 @@ class FakeSession:
         """Sleep as long as this call has to, show its fault, and return the fault's name."""
         call = self._calls
         self._calls += 1
-        time.sleep(latency_ms(self._behaviour, call, self._random) / 1e3)
+        time.sleep(self._factor * latency_ms(self._behaviour, call, self._random) / 1e3)
         if call < self._behaviour.fault_at:
             return "none"
         fault = self._behaviour.fault

@@ -1,7 +1,7 @@
 """Does a second run say what the first one said? The same suite, run again and again.
 
     python -m scripts.repeat FOLDER --runs 10
-    python -m scripts.repeat FOLDER --runs 10 --patience 10 --threads 1
+    python -m scripts.repeat FOLDER --runs 10 --processes 1 --patience 10
 
 Runs a suite of two builds of a small encoder on ONNX Runtime until ``FOLDER`` has so many runs (it
 goes on where it was killed), each by a new ``assay run``, and prints for each cell in how many of
@@ -44,6 +44,7 @@ sequence = 128
 batch = 8
 sequence = 128
 [measure]
+processes = {processes}
 patience_s = {patience}
 """
 TABLES = ("cells.parquet", "samples.parquet")
@@ -66,13 +67,14 @@ class Run:
         return cls(results.cells.set_index("cell_id"), kept)
 
 
-def run(folder: Path, runs: int, patience: float, threads: int) -> list[Run]:
-    """Every run in ``folder``, made where there are fewer than ``runs``. ``patience`` is how many
-    seconds the turns of a workload are put off while the machine is slow."""
-    folder = folder / f"patience-{patience:g}-threads-{threads}"
+def run(folder: Path, runs: int, processes: int, patience: float, threads: int) -> list[Run]:
+    """Every run in ``folder``, made where there are fewer than ``runs``. ``processes`` measure each
+    cell; ``patience`` is how many seconds the turns of a workload are put off while the machine is
+    slow."""
+    folder = folder / f"processes-{processes}-patience-{patience:g}-threads-{threads}"
     folder.mkdir(parents=True, exist_ok=True)
     suite = folder / "repeat.toml"
-    suite.write_text(SUITE.format(patience=patience, threads=threads))
+    suite.write_text(SUITE.format(processes=processes, patience=patience, threads=threads))
     found = []
     for number in range(1, runs + 1):
         out = folder / f"run-{number:02}"
@@ -132,11 +134,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=MeasurePlan.processes, metavar="K")
     parser.add_argument("--patience", type=float, default=MeasurePlan.patience_s, metavar="S")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=cores, help="of a session")
     options = parser.parse_args()
-    print(table(run(options.folder, options.runs, options.patience, options.threads)))
+    runs = run(options.folder, options.runs, options.processes, options.patience, options.threads)
+    print(table(runs))
 
 
 if __name__ == "__main__":

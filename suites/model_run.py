@@ -17,9 +17,10 @@ from suites.blocks import SessionKey, blocks, session_bytes
 from suites.cell import Cell
 from suites.load.phase import run_load_phase
 from suites.measure.meters.speed import Yardstick
-from suites.phase import run_phase
+from suites.phase import Outcome, Visit, visit
 from suites.progress import Display
 from suites.sessions import LiveSession, load_together
+from suites.visits import outcomes
 
 
 class ModelRun:
@@ -42,6 +43,8 @@ class ModelRun:
         self._random = random.Random(f"{self._suite.file.seed}/{bench.subject.name}")
         self._order = len(recorder.finished())
         self._recorded: set[Cell] = set()
+        self._process = ""
+        """Said beside each stage of a block where there are several."""
 
     def run(self) -> None:
         bench = self._bench
@@ -66,12 +69,10 @@ class ModelRun:
             return session_bytes(artifacts[key].bytes, key.runtime)
 
         for number, block in enumerate(blocks(keys, size)):
-            sessions = [bench.session(key, artifacts[key], scored[key]) for key in block]
-            with contextlib.ExitStack() as stack:
-                for session in sessions:
-                    stack.enter_context(session)
-                self._measure_block(f"{bench.subject.name}-{number}", sessions, truths)
-                self._display.stage(f"closing {len(sessions)} workers")
+            columns = {
+                key: {**scored[key], "block": f"{bench.subject.name}-{number}"} for key in block
+            }
+            self._measure_block({key: artifacts[key] for key in block}, columns, truths)
 
     # Before the clock.
 
@@ -119,58 +120,109 @@ class ModelRun:
 
     # Opening and measuring.
 
-    def _measure_block(self, block: str, sessions: Sequence[LiveSession], truths: Truths) -> None:
-        self._display.stage(f"starting {len(sessions)} workers")
-        load_together(sessions)
-        opened = [session for session in sessions if self._opened(session, block)]
-        names = list(self._bench.workloads)
-        self._random.shuffle(names)
-        for name in names:
-            pairs = [
-                (session, cell)
-                for session in opened
-                for cell in self._cells_of(session.key)
-                if cell.workload == name
+    def _measure_block(
+        self,
+        artifacts: Mapping[SessionKey, Artifact],
+        columns: Mapping[SessionKey, Mapping[str, Any]],
+        truths: Truths,
+    ) -> None:
+        """Every workload in one process of each session after another. A load's episodes are long
+        and its requests many: they have the first processes alone."""
+        bench, plan = self._bench, self._suite.plan
+        visits: dict[Cell, list[Visit]] = {}
+        for number in range(plan.processes):
+            sessions = [
+                bench.session(key, artifact, columns[key])
+                for key, artifact in artifacts.items()
+                if self._left(key)
             ]
-            feeds = {s.key: self._bench.feed(name, s.artifact.signature) for s, _ in pairs}
-            workload = self._suite.file.workloads[name]
-            run = run_phase if workload.load is None else run_load_phase
-            for outcome in run(
-                pairs,
-                workload,
-                feeds,
-                {recipe: outputs[name] for recipe, outputs in truths.items()},
-                self._suite.plan,
-                self._random.getrandbits(32),
-                self._display.stage,
-                self._yardstick,
-            ):
-                session = next(s for s, cell in pairs if cell == outcome.cell)
-                # Where a task was scored, its whole test split says how the build predicts, and
-                # one call's fidelity does not.
-                columns = {
-                    **outcome.columns,
-                    **session.columns,
-                    "start_s": session.start_s,
-                    "open_s": session.open_s,
-                }
-                self._record(outcome.cell, columns, outcome.samples)
+            if not sessions:
+                return
+            last = number == plan.processes - 1
+            if plan.processes > 1:
+                self._process = f", process {number + 1} of {plan.processes}"
+            with contextlib.ExitStack() as stack:
+                for session in sessions:
+                    stack.enter_context(session)
+                self._stage(f"starting {len(sessions)} workers")
+                load_together(sessions)
+                opened = [session for session in sessions if self._opened(session, visits)]
+                names = list(bench.workloads)
+                self._random.shuffle(names)
+                for name in names:
+                    self._measure_workload(name, opened, truths, visits, last)
+                self._stage(f"closing {len(sessions)} workers")
 
-    def _opened(self, session: LiveSession, block: str) -> bool:
-        """Open a session; where that fails, all its cells get their rows."""
-        self._display.stage(f"opening {session.key.label}")
-        session.columns["block"] = block
+    def _measure_workload(
+        self,
+        name: str,
+        opened: Sequence[LiveSession],
+        truths: Truths,
+        visits: dict[Cell, list[Visit]],
+        last: bool,
+    ) -> None:
+        """One workload in the processes that are open. Rows are recorded with the ``last`` of them;
+        that of a cell that failed, at once."""
+        pairs = [
+            (session, cell)
+            for session in opened
+            for cell in self._left(session.key)
+            if cell.workload == name
+        ]
+        if not pairs:
+            return
+        workload = self._suite.file.workloads[name]
+        given = (
+            pairs,
+            workload,
+            {s.key: self._bench.feed(name, s.artifact.signature) for s, _ in pairs},
+            {recipe: outputs[name] for recipe, outputs in truths.items()},
+        )
+        seed = self._random.getrandbits(32)
+        columns = {cell: session.columns for session, cell in pairs}
+        if workload.load is not None:
+            plan = self._suite.plan
+            for outcome in run_load_phase(*given, plan, seed, self._stage, self._yardstick):
+                session = next(s for s, cell in pairs if cell == outcome.cell)
+                self._record_outcome(outcome, {**session.columns, **session.timings})
+            return
+        plan = self._suite.plan.of_one_process()
+        for found in visit(*given, plan, seed, self._stage, self._yardstick):
+            visits.setdefault(found.cell, []).append(found)
+            if found.failure is not None:
+                self._end(found.cell, visits, columns[found.cell])
+        if last:
+            together = {cell: visits[cell] for cell in columns if cell in visits}
+            for outcome in outcomes(together, plan.confidence):
+                self._record_outcome(outcome, columns[outcome.cell])
+
+    def _end(self, cell: Cell, visits: dict[Cell, list[Visit]], columns: Mapping[str, Any]) -> None:
+        """The row of a cell whose last visit failed."""
+        for outcome in outcomes({cell: visits.pop(cell)}, self._suite.plan.confidence):
+            self._record_outcome(outcome, columns)
+
+    def _opened(self, session: LiveSession, visits: dict[Cell, list[Visit]]) -> bool:
+        """Open a session; where that fails, all its cells that are left get their rows."""
+        self._stage(f"opening {session.key.label}")
         try:
             _ = session.worker
         except rows.SESSION_FAILURES as error:
-            self._fail(self._cells_of(session.key), error, session.columns)
+            for cell in self._left(session.key):
+                visits.setdefault(cell, []).append(Visit(cell, {}, failure=error))
+                self._end(cell, visits, session.columns)
             return False
         return True
+
+    def _stage(self, text: str, fraction: float = 0.0) -> None:
+        self._display.stage(text + self._process, fraction)
 
     # Recording.
 
     def _cells_of(self, key: SessionKey) -> list[Cell]:
         return [cell for cell in self._cells if SessionKey.of(cell) == key]
+
+    def _left(self, key: SessionKey) -> list[Cell]:
+        return [cell for cell in self._cells_of(key) if cell not in self._recorded]
 
     def _fail_recipe(self, name: str, error: Exception) -> None:
         self._fail([c for c in self._cells if c.recipe == name and c not in self._recorded], error)
@@ -180,6 +232,9 @@ class ModelRun:
     ) -> None:
         for cell in cells:
             self._record(cell, {**(columns or {}), **rows.failure(error)})
+
+    def _record_outcome(self, outcome: Outcome, columns: Mapping[str, Any]) -> None:
+        self._record(outcome.cell, {**outcome.columns, **columns}, outcome.samples)
 
     def _record(
         self, cell: Cell, columns: dict[str, Any], samples: dict[str, np.ndarray] | None = None

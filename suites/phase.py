@@ -1,10 +1,10 @@
-"""One workload on all open sessions of a block: checked, then measured in turns, then recorded."""
+"""One workload on all open sessions of a block: checked, then measured in turns."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,7 @@ from suites.measure.meters.speed import Yardstick
 from suites.measure.meters.surroundings import Surroundings, meters
 from suites.measure.patience import Patience
 from suites.measure.plan import MeasurePlan
-from suites.measure.ratio import ratios
 from suites.sessions import LiveSession
-from suites.suite import FP32
 from suites.suite_file import Workload
 
 THROUGHPUT_S = 0.25
@@ -42,11 +40,27 @@ class Outcome:
     samples: dict[str, np.ndarray] | None = None
 
 
+@dataclass(frozen=True)
+class Visit:
+    """What one process's sessions gave of a cell."""
+
+    cell: Cell
+    said: dict[str, Any]
+    """Columns that every process repeats: of the checked call, the contract, the proof."""
+    measurement: Measurement | None = None
+    """None where the session failed before the clock."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Columns that are figures of this one process."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Columns of seconds that processes add up."""
+    failure: Exception | None = None
+
+
 Ready = dict[str, tuple[LiveSession, Cell, dict[str, Any]]]
 """By a cell's id: its session, the cell, and the columns that are known before the clock."""
 
 
-def run_phase(
+def visit(
     pairs: Sequence[tuple[LiveSession, Cell]],
     workload: Workload,
     feeds: Mapping[SessionKey, Feeds],
@@ -55,15 +69,15 @@ def run_phase(
     seed: int,
     on_progress: Callable[[str, float], None],
     yardstick: Yardstick | None = None,
-) -> Iterator[Outcome]:
-    """Measure the cells of one workload, interleaved. ``references`` is by recipe. With a
-    ``yardstick`` turns are put off while the machine is slow, as long as ``plan.patience_s``.
+) -> list[Visit]:
+    """Measure the cells of one workload in the sessions that are open, interleaved. ``plan`` is
+    that of one process, ``references`` is by recipe. With a ``yardstick`` turns are put off while
+    the machine is slow, as long as ``plan.patience_s``.
 
-    A cell that fails yields its outcome and leaves the others alone.
+    A cell that fails has its failure in its visit and leaves the others alone.
     """
     start = time.perf_counter()
     ready, failed = checked(pairs, feeds, references, on_progress)
-    yield from failed
     # Every worker is stopped now: what the machine uses is its idle power.
     energy = {device: Energy(energy_meters(device)) for device in {c.device for _, c in pairs}}
     idle = {device: meter.idle() for device, meter in energy.items()}
@@ -84,24 +98,14 @@ def run_phase(
         patience=patience,
     )
     pressure = waiting.seen(before, time.perf_counter() - began).figures
-    compared = ratios({id: found for id, found in measured.items() if found.status == "ok"})
-    plain = {
-        (cell.runtime, cell.attention, cell.device): id
-        for id, (_, cell, _) in ready.items()
-        if cell.recipe == FP32
-    }
-    finished = []
-    for id, (session, cell, columns) in ready.items():
+    found = []
+    for id, (session, cell, said) in ready.items():
         measurement = measured[id]
-        columns |= rows.latency(measurement)
-        columns |= {**rows.conditions(measurement.conditions), **pressure}
-        columns["machine_waited_s"] = patience.waited_s
-        columns |= rows.comparison(
-            compared.get(id, {}), plain.get((cell.runtime, cell.attention, cell.device))
-        )
+        failure, figures = measurement.failure, {**pressure, **session.timings}
+        timed_s = float(measurement.samples.nanoseconds.sum()) / 1e9
         if measurement.status == "ok":
             try:
-                columns |= _after_the_clock(
+                figures |= _after_the_clock(
                     session,
                     workload,
                     feeds[session.key],
@@ -109,20 +113,18 @@ def run_phase(
                     energy[cell.device],
                     idle[cell.device],
                 )
-                columns["status"] = "ok"
+                timed_s += figures.pop("throughput_s")
             except rows.SESSION_FAILURES as error:
-                session.abandon_if_dead(error)
-                columns |= rows.failure(error)
-        elif measurement.failure is not None:
-            session.abandon_if_dead(measurement.failure)
-            columns |= rows.failure(measurement.failure)
-        else:
-            columns |= {"status": measurement.status, "reason": measurement.reason}
-        finished.append(Outcome(cell, columns, rows.samples(measurement)))
-    timed = sum(outcome.columns["timed_s"] for outcome in finished)
-    share = (time.perf_counter() - start - timed) / max(1, len(finished))
-    for outcome in finished:
-        yield Outcome(outcome.cell, {**outcome.columns, "overhead_s": share}, outcome.samples)
+                failure = error
+        if failure is not None:
+            session.abandon_if_dead(failure)
+        spent = {"timed_s": timed_s, "machine_waited_s": patience.waited_s}
+        found.append(Visit(cell, said, measurement, figures, spent, failure))
+    timed = sum(each.spent["timed_s"] for each in found)
+    share = (time.perf_counter() - start - timed) / max(1, len(found))
+    for each in found:
+        each.spent["overhead_s"] = share
+    return [*(Visit(cell, {}, failure=error) for cell, error in failed), *found]
 
 
 def checked(
@@ -130,18 +132,18 @@ def checked(
     feeds: Mapping[SessionKey, Feeds],
     references: Mapping[str, Feeds],
     on_progress: Callable[[str, float], None],
-) -> tuple[Ready, list[Outcome]]:
+) -> tuple[Ready, list[tuple[Cell, Exception]]]:
     """Hold each session to its reference and put its call in place: those that are ready by the
-    ids of their cells, each with its columns, and the outcomes of those that are not."""
+    ids of their cells, each with its columns, and what was wrong with those that are not."""
     ready: Ready = {}
-    failed = []
+    failed: list[tuple[Cell, Exception]] = []
     for session, cell in pairs:
         on_progress(f"checking {cell.label}", 0)
         try:
             columns = session.ready(feeds[session.key], references[cell.recipe])
         except rows.SESSION_FAILURES as error:
             session.abandon_if_dead(error)
-            failed.append(Outcome(cell, rows.failure(error)))
+            failed.append((cell, error))
         else:
             ready[cell.id] = (session, cell, columns)
     return ready, failed
@@ -156,8 +158,7 @@ def _after_the_clock(
     idle: Power,
 ) -> dict[str, Any]:
     """Throughput back to back and its energy, then memory: its own call would disturb both."""
-    timed = measurement.samples
-    call_s = float(np.median(timed.kept)) / 1e9
+    call_s = float(np.median(measurement.samples.kept)) / 1e9
     seconds = max(THROUGHPUT_S, THROUGHPUT_CALLS * call_s, energy.min_seconds)
     # The timeout is meant for one call; this request makes several.
     limit = session.entry.timeout + 2 * seconds
@@ -169,7 +170,7 @@ def _after_the_clock(
         **rows.energy(power, idle, through.calls_per_s, workload),
         **rows.back_to_back(through),
         **memory_columns(session, feeds),
-        "timed_s": (int(timed.nanoseconds.sum()) + through.ns) / 1e9,
+        "throughput_s": through.ns / 1e9,
     }
 
 

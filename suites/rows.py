@@ -113,7 +113,7 @@ def latency(measurement: Measurement) -> dict[str, Any]:
         "looks": len(measurement.looks),
         "drift": measurement.drift,
         "own_drift": measurement.own_drift,
-        "timed_s": float(measurement.samples.nanoseconds.sum()) / 1e9,
+        **_processes(measurement),
     }
     insufficient = []
     for p, estimate in measurement.quantiles.items():
@@ -133,6 +133,17 @@ def latency(measurement: Measurement) -> dict[str, Any]:
         row["latency_min_ms"] = (measurement.minimum_ns or 0) / 1e6
         row["latency_mad_ms"] = (measurement.mad_ns or 0.0) / 1e6
     return row
+
+
+def _processes(measurement: Measurement) -> dict[str, Any]:
+    found = measurement.processes
+    if found is None:
+        return {"processes": 1}
+    return {
+        "processes": found.count,
+        "processes_unsteady": found.unsteady,
+        "processes_spread": found.spread,
+    }
 
 
 def conditions(found: Conditions) -> dict[str, Any]:
@@ -169,6 +180,7 @@ def samples(measurement: Measurement) -> dict[str, np.ndarray]:
     columns = {
         "latency_ns": raw.nanoseconds,
         "block": raw.block,
+        "process": np.zeros(len(raw.block), np.int32) if raw.process is None else raw.process,
         "phase": np.where(raw.warmup, "warmup", "sample"),
         "disturbed": raw.disturbed,
     }

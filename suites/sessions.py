@@ -94,6 +94,11 @@ class LiveSession:
             raise
         return self._worker
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """The row's columns of how long the worker took to be ready."""
+        return {"start_s": self.start_s, "open_s": self.open_s}
+
     def apart(self, threads: int) -> LiveSession:
         """Another session of the same build on the same runtime, in a worker of its own."""
         return LiveSession(

@@ -20,8 +20,10 @@ def _quantile(percent: int, name: str) -> tuple[Column, ...]:
             f"{start}_low_ms",
             "float",
             "ms",
-            f"Lower end of the two-sided 95 % interval of latency_p{percent}_ms: an order "
-            "statistic chosen by the effective sample size.",
+            f"Lower end of the two-sided 95 % interval of latency_p{percent}_ms. "
+            "Of one process: an order statistic chosen by the effective sample size. Of several: "
+            "Student's of the logarithms of their medians, which widens the order statistics of "
+            "p90 and p99.",
         ),
         Column(
             f"{start}_high_ms",
@@ -57,6 +59,26 @@ LATENCY: tuple[Column, ...] = (
         "calls",
         "Independent samples that the timed calls are worth, given their autocorrelation "
         "(effective sample size of the median).",
+    ),
+    Column(
+        "processes",
+        "int",
+        "",
+        "Fresh processes whose calls these are. The interval of one process's calls does not hold "
+        "what differs from process to process; that of several does.",
+    ),
+    Column(
+        "processes_unsteady",
+        "int",
+        "",
+        "Those in which the cell was not stationary. Null where there was one process.",
+    ),
+    Column(
+        "processes_spread",
+        "float",
+        "",
+        "Standard deviation of the logarithms of the processes' medians: about a share of the p50. "
+        "Null where there was one process.",
     ),
     Column("warmup_calls", "int", "calls", "Calls discarded before the latency was steady."),
     Column("warmup_s", "float", "s", "Time spent in the discarded calls."),

@@ -72,7 +72,7 @@ def run_load_phase(
     assert load is not None, "this phase is for load workloads"
     began = time.perf_counter()
     ready, failed = checked(pairs, feeds, references, on_progress)
-    yield from failed
+    yield from (Outcome(cell, rows.failure(error)) for cell, error in failed)
     cells = [
         _Cell(session, cell, columns, feeds[session.key], load, plan, seed, yardstick)
         for session, cell, columns in ready.values()

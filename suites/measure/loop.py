@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from suites.measure.block import Block, conditions_of, samples_of
-from suites.measure.measurement import Measurement, Samples, Status, StoppedBy
+from suites.measure.measurement import QUANTILES, Measurement, Samples, Status, StoppedBy
 from suites.measure.meters.surroundings import Surroundings
 from suites.measure.plan import MeasurePlan
 from suites.measure.polish import own_times
@@ -24,7 +24,6 @@ from suites.measure.quantiles import quantile_interval
 from suites.measure.steady import Drift, WarmUp, drift_of
 from suites.measure.stopping import Stopping
 
-QUANTILES = (0.5, 0.9, 0.99)
 WARMUP_SHARE = 0.2
 """Of a cell's progress bar."""
 

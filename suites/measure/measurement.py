@@ -12,6 +12,7 @@ import numpy as np
 from suites.measure.quantiles import Insufficient, QuantileEstimate
 from suites.measure.stopping import Look
 
+QUANTILES = (0.5, 0.9, 0.99)
 Status = Literal["ok", "not-stationary", "error"]
 StoppedBy = Literal["precision", "time", "samples", "failure", "no-steady-state"]
 
@@ -32,6 +33,9 @@ class Samples:
     """bool: something disturbed the block."""
     cause: np.ndarray | None = None
     """str: what did, several joined by `` + ``; empty where nothing did. None without meters."""
+    process: np.ndarray | None = None
+    """int32: in which of the cell's processes, counted from 0; rounds are counted anew in each.
+    None where there was one."""
 
     @property
     def kept(self) -> np.ndarray:
@@ -49,6 +53,18 @@ class Conditions:
     """Cause -> kept calls in blocks that it disturbed; a block may have several causes."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """By the names of ``meters.surroundings.FIGURES``; those that nobody could tell are absent."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What several processes of one build say of each other."""
+
+    count: int
+    """Those with a median."""
+    unsteady: int
+    """Of all, those in which the cell was not stationary."""
+    spread: float
+    """Standard deviation of the logarithms of their medians: about a share of the p50."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,8 @@ class Measurement:
     """What is left of it when what the machine did to all cells of a round is taken out."""
     failure: Exception | None = None
     """What the sampler raised, if it did."""
+    processes: Processes | None = None
+    """How its processes differ, where there were several."""
 
     @property
     def precision(self) -> float:

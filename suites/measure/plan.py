@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from compile.errors import InputError
+
+FEWEST_PROCESSES = 3
+"""From which an interval is made: that of two rests on one degree of freedom and says nothing."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,10 @@ class MeasurePlan:
     Raises InputError for a value that no measurement could follow, naming the setting.
     """
 
+    processes: int = 5
+    """Fresh processes of each build in which a cell is measured, with the other cells of the suite
+    between them. One, or at least ``FEWEST_PROCESSES``. Each gets its share of ``max_seconds`` and
+    ``patience_s``."""
     precision: float = 0.02
     """Asked half width of the p50's interval, relative to the p50."""
     confidence: float = 0.95
@@ -57,6 +64,11 @@ class MeasurePlan:
                 raise InputError(f"{item.name} must be finite, not {value!r}")
             if item.type == "int" and value != int(value):
                 raise InputError(f"{item.name} must be a whole number, not {value!r}")
+        _require(
+            self.processes == 1 or self.processes >= FEWEST_PROCESSES,
+            f"processes must be 1 or at least {FEWEST_PROCESSES}",
+            self.processes,
+        )
         _require(0 < self.precision < 1, "precision must lie between 0 and 1", self.precision)
         _require(0.5 <= self.confidence < 1, "confidence must be in [0.5, 1)", self.confidence)
         _require(self.growth >= 1.1, "growth must be at least 1.1", self.growth)
@@ -86,6 +98,18 @@ class MeasurePlan:
             self.max_seconds >= self.min_seconds,
             f"max_seconds must be at least min_seconds ({self.min_seconds})",
             self.max_seconds,
+        )
+
+    def of_one_process(self) -> MeasurePlan:
+        """What each of the processes is asked for. An error that is independent from process to
+        process may be ``sqrt(processes)`` times as large in each."""
+        k = self.processes
+        return replace(
+            self,
+            processes=1,
+            precision=min(self.precision * math.sqrt(k), max(self.precision, 0.5)),
+            max_seconds=max(self.max_seconds / k, self.min_seconds),
+            patience_s=self.patience_s / k,
         )
 
 

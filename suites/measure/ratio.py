@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy import stats
 
 from suites.measure.measurement import Measurement, Samples
+from suites.measure.plan import FEWEST_PROCESSES
+from suites.measure.processes import between
 from suites.measure.quantiles import autoregressive_samples
 
 FEWEST_ROUNDS = 3
 """With two, Student's interval rests on one degree of freedom and says nothing."""
 MOST_ROUNDS = 300
 """Whose pairs are averaged: of more rounds, as many are taken evenly."""
+
+LogMedians = Mapping[tuple[int, int], float]
+"""Logarithm of the median of each block, by process and round."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,12 @@ class RatioEstimate:
     high: float
     confidence: float
     rounds: int
+    processes: int = 1
 
     @property
     def turned_over(self) -> RatioEstimate:
         """``b`` over ``a``."""
-        return RatioEstimate(
-            1 / self.value, 1 / self.high, 1 / self.low, self.confidence, self.rounds
-        )
+        return replace(self, value=1 / self.value, low=1 / self.high, high=1 / self.low)
 
 
 def ratio_interval(
@@ -61,6 +64,10 @@ def ratio_interval(
     round here. The cells' own noise is symmetric in the difference if it has one shape; where one
     of them has a long tail and blocks are of a call or two, the ratio is not that of the medians.
     None with fewer than three common rounds, as for cells of different groups.
+
+    Of cells that were measured in several processes each, the value within each pair of processes
+    is one draw, and the interval is Student's of those logarithms (``processes.between``): what
+    differs between processes is common to all rounds of a pair, and no number of rounds shows it.
     """
     return _ratio(_log_medians(a.samples), _log_medians(b.samples), confidence)
 
@@ -84,15 +91,27 @@ def ratios(
     return found
 
 
-def _ratio(
-    by_round_a: Mapping[int, float], by_round_b: Mapping[int, float], confidence: float
-) -> RatioEstimate | None:
-    common = sorted(by_round_a.keys() & by_round_b.keys())
-    if len(common) < FEWEST_ROUNDS:
+def _ratio(a: LogMedians, b: LogMedians, confidence: float) -> RatioEstimate | None:
+    by_process: dict[int, list[float]] = {}
+    for process, number in sorted(a.keys() & b.keys()):
+        difference = a[process, number] - b[process, number]
+        by_process.setdefault(process, []).append(difference)
+    rounds = sum(map(len, by_process.values()))
+    if len(by_process) >= FEWEST_PROCESSES:
+        typical = [_hodges_lehmann(np.array(each)) for each in by_process.values()]
+        low, centre, high = between(np.array(typical), confidence)
+        return RatioEstimate(
+            math.exp(centre), math.exp(low), math.exp(high), confidence, rounds, len(by_process)
+        )
+    if len(by_process) != 1 or rounds < FEWEST_ROUNDS:
         return None
-    differences = np.array([by_round_a[r] - by_round_b[r] for r in common])
-    stretch = math.sqrt(len(common) / max(autoregressive_samples(differences), 1.0))
-    low, centre, high = _by_signed_ranks(differences, confidence) or _students(
+    return _of_one_process(np.array(next(iter(by_process.values()))), confidence)
+
+
+def _of_one_process(differences: np.ndarray, confidence: float) -> RatioEstimate:
+    n = len(differences)
+    stretch = math.sqrt(n / max(autoregressive_samples(differences), 1.0))
+    low, centre, high = _by_signed_ranks(differences, confidence) or between(
         differences, confidence
     )
     return RatioEstimate(
@@ -100,7 +119,7 @@ def _ratio(
         math.exp(centre - stretch * (centre - low)),
         math.exp(centre + stretch * (high - centre)),
         confidence,
-        len(common),
+        n,
     )
 
 
@@ -108,16 +127,24 @@ def _by_signed_ranks(
     differences: np.ndarray, confidence: float
 ) -> tuple[float, float, float] | None:
     """Lower end, Hodges-Lehmann estimate, upper end; None where the rounds are too few."""
+    averages = _walsh_averages(differences)
+    rank = signed_rank(min(len(differences), MOST_ROUNDS), confidence)
+    if rank < 1:
+        return None
+    return float(averages[rank - 1]), float(np.median(averages)), float(averages[-rank])
+
+
+def _hodges_lehmann(differences: np.ndarray) -> float:
+    return float(np.median(_walsh_averages(differences)))
+
+
+def _walsh_averages(differences: np.ndarray) -> np.ndarray:
+    """In ascending order."""
     n = len(differences)
     if n > MOST_ROUNDS:
         differences = differences[np.linspace(0, n - 1, MOST_ROUNDS).astype(int)]
-        n = MOST_ROUNDS
-    rank = signed_rank(n, confidence)
-    if rank < 1:
-        return None
-    first, second = np.triu_indices(n)
-    averages = np.sort((differences[first] + differences[second]) / 2)
-    return float(averages[rank - 1]), float(np.median(averages)), float(averages[-rank])
+    first, second = np.triu_indices(len(differences))
+    return np.sort((differences[first] + differences[second]) / 2)
 
 
 @cache
@@ -131,17 +158,14 @@ def signed_rank(n: int, confidence: float) -> int:
     return int(np.searchsorted(np.cumsum(chances), (1 - confidence) / 2, side="right"))
 
 
-def _students(differences: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    n, centre = len(differences), float(differences.mean())
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    return centre - reach, centre, centre + reach
-
-
-def _log_medians(samples: Samples) -> dict[int, float]:
-    """Log of the median of each round's kept calls; rounds below the clock's tick are left out."""
-    medians = {
-        int(number): float(np.median(samples.nanoseconds[samples.round == number]))
-        for number in np.unique(samples.round[~samples.warmup])
-    }
-    return {number: math.log(median) for number, median in medians.items() if median > 0}
+def _log_medians(samples: Samples) -> LogMedians:
+    """Of each round's kept calls; rounds below the clock's tick are left out."""
+    kept = ~samples.warmup
+    process = np.zeros(len(kept), np.int32) if samples.process is None else samples.process
+    found = {}
+    for place in np.unique(np.stack([process[kept], samples.round[kept]], axis=1), axis=0):
+        here = kept & (process == place[0]) & (samples.round == place[1])
+        median = float(np.median(samples.nanoseconds[here]))
+        if median > 0:
+            found[int(place[0]), int(place[1])] = math.log(median)
+    return found

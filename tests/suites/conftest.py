@@ -60,6 +60,7 @@ batch = 1
 [workloads.two]
 batch = 2
 [measure]
+processes = 1
 max_seconds = 1.0
 [runtimes.fake]
 timeout = 20.0

@@ -17,11 +17,11 @@ from compile.signature import Signature, TensorSpec
 from quantize.recipe import Tolerance
 from reports.schema import validate_row
 from runtimes.fake import Behaviour, expected_outputs, write_fake
-from suites import rows
+from suites import rows, visits
 from suites.blocks import SessionKey
 from suites.cell import Cell
 from suites.measure.plan import MeasurePlan
-from suites.phase import Outcome, run_phase
+from suites.phase import Outcome, visit
 from suites.sessions import LiveSession
 from suites.suite_file import RuntimeEntry, Workload
 
@@ -58,7 +58,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
         pairs.append((session, Cell("fake", name, "fake", "default", "two", "cpu")))
     truth = expected_outputs(SIGNATURE, feeds)
     try:
-        found = run_phase(
+        found = visit(
             pairs,
             workload,
             {session.key: feeds for session, _ in pairs},
@@ -67,7 +67,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             seed=3,
             on_progress=lambda text, fraction: None,
         )
-        yield {outcome.cell.recipe: outcome for outcome in found}
+        together = visits.outcomes({each.cell: [each] for each in found}, PLAN.confidence)
+        yield {outcome.cell.recipe: outcome for outcome in together}
     finally:
         for session, _ in pairs:
             session.close()

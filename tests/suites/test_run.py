@@ -14,13 +14,16 @@ import onnxruntime
 import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from scipy import stats
 
 import reports
 from compile.errors import InputError
 from reports.errors import ReportError
 from runtimes.client import Worker
+from runtimes.failures import WorkerCrashed
 from suites import model_run
 from suites.run import run
+from suites.sessions import LiveSession
 
 
 def cells(out: Path) -> pd.DataFrame:
@@ -93,12 +96,64 @@ def test_interrupted_run_waits_for_no_call(suite_file, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     workers = []
-    monkeypatch.setattr(model_run, "run_phase", interrupted)
+    monkeypatch.setattr(model_run, "visit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(str(suite_file()), tmp_path / "out")
     assert len(workers) == 1
     assert farewells == []
     assert not Path(f"/proc/{workers[0].pid}").exists()
+
+
+def test_cell_of_several_processes_says_how_they_differ(suite_file, tmp_path):
+    suite = suite_file("latency_ms = 4.0\nuneven = 0.3")
+    suite.write_text(suite.read_text().replace("processes = 1", "processes = 4"))
+    assert run(str(suite), tmp_path / "out") == ["ok", "ok"]
+    loaded = reports.load(tmp_path / "out")
+    kept = loaded.samples[loaded.samples["phase"] == "sample"]
+    for row in loaded.cells.to_dict("records"):
+        calls = kept[kept["cell_id"] == row["cell_id"]]
+        medians = np.log(calls.groupby("process")["latency_ns"].median() / 1e6)
+        assert list(medians.index) == [0, 1, 2, 3]
+        assert row["processes"] == 4
+        assert row["processes_spread"] == pytest.approx(medians.std())
+        assert row["processes_spread"] > 0.03  # their sleeps differ by 0.3 and no less
+        low, high = stats.t.interval(0.95, 3, medians.mean(), stats.sem(medians))
+        pooled = calls["latency_ns"].median() / 1e6
+        assert row["latency_p50_ms"] == pytest.approx(pooled)
+        assert row["latency_p50_low_ms"] == pytest.approx(min(np.exp(low), pooled))
+        assert row["latency_p50_high_ms"] == pytest.approx(max(np.exp(high), pooled))
+        assert row["samples"] == len(calls)
+        # Every block is told apart: each has calls of one process.
+        assert calls.groupby("block")["process"].nunique().eq(1).all()
+
+
+def test_cell_that_crashes_in_a_later_process_is_an_error_with_the_calls_of_all(
+    suite_file, tmp_path, monkeypatch
+):
+    opened = []
+    load = LiveSession.load
+
+    def crash_in_the_second(session):
+        if session.key.runtime == "fake":
+            opened.append(session)
+        # Whoever fails while all are loaded is asked once more, alone.
+        if session.key.runtime == "fake" and len(opened) in (2, 3):
+            raise WorkerCrashed("the second one died")
+        load(session)
+
+    monkeypatch.setattr(LiveSession, "load", crash_in_the_second)
+    suite = suite_file("latency_ms = 4.0", runtimes='["fake", "onnxruntime-cpu"]')
+    suite.write_text(suite.read_text().replace("processes = 1", "processes = 3"))
+    run(str(suite), tmp_path / "out")
+    loaded = reports.load(tmp_path / "out")
+    rows = loaded.cells.set_index(["runtime", "workload"])
+    assert rows.loc["onnxruntime-cpu", "status"].eq("ok").all()
+    assert rows.loc["onnxruntime-cpu", "processes"].eq(3).all()
+    assert rows.loc["fake", "status"].eq("error").all()
+    assert rows.loc["fake", "reason"].str.contains("the second one died").all()
+    assert rows.loc["fake", "latency_p50_ms"].isna().all()
+    counts = loaded.samples.groupby("cell_id").size()
+    assert (counts[rows.loc["fake", "cell_id"]] > 12).all()
 
 
 def test_resumed_run_measures_only_what_is_missing(suite_file, tmp_path):

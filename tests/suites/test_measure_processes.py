@@ -1,0 +1,227 @@
+"""One measurement from several processes: against Student's interval and by simulation."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from compile.errors import InputError
+from suites.measure.loop import measure
+from suites.measure.measurement import Measurement
+from suites.measure.plan import MeasurePlan
+from suites.measure.processes import between, of_processes
+from suites.measure.quantiles import Insufficient, QuantileEstimate, quantile_interval
+from suites.measure.ratio import ratio_interval
+
+PLAN = MeasurePlan(first_look=60, min_seconds=0, max_seconds=60, min_warmup_s=0)
+
+
+class Told:
+    """A sampler whose calls take what it was told, in nanoseconds, one after the other."""
+
+    def __init__(self, times):
+        self._times = iter(times)
+
+    def sample(self, calls, rewarm):
+        return np.array([next(self._times) for _ in range(calls)], np.int64)
+
+
+def process(level, noise=0.002, seed=0, plan=PLAN) -> Measurement:
+    random = np.random.default_rng(seed)
+    times = 1e6 * level * np.exp(noise * random.standard_normal(5000))
+    return measure({"cell": Told(times)}, plan, seed)["cell"]
+
+
+def processes(levels, **more) -> list[Measurement]:
+    return [process(level, seed=number, **more) for number, level in enumerate(levels)]
+
+
+def test_one_process_is_told_as_it_is():
+    alone = process(4.0)
+    assert of_processes([alone]) is alone
+    assert alone.processes is None
+
+
+def test_the_interval_is_students_of_the_logarithms_of_the_medians():
+    found = processes([4.0, 4.2, 3.9, 4.1, 4.6])
+    joined = of_processes(found)
+    logs = [math.log(np.median(each.samples.kept)) for each in found]
+    low, high = stats.t.interval(0.95, 4, np.mean(logs), stats.sem(logs))
+    p50 = joined.quantiles[0.5]
+    assert p50.low == pytest.approx(math.exp(low))
+    assert p50.high == pytest.approx(math.exp(high))
+    assert p50.value == np.median(np.concatenate([each.samples.kept for each in found]))
+    assert joined.processes.count == 5
+    assert joined.processes.unsteady == 0
+    assert joined.processes.spread == pytest.approx(np.std(logs, ddof=1))
+    assert joined.precision > max(each.precision for each in found)
+
+
+def test_an_interval_holds_its_value_where_one_process_is_far_from_the_others():
+    # Of five processes one was measured much longer: the median of all calls is its own.
+    long = process(8.0, plan=dataclasses.replace(PLAN, first_look=2000, max_samples=2000))
+    p50 = of_processes([long, *processes([4.0, 4.0, 4.0, 4.0])]).quantiles[0.5]
+    assert p50.low <= p50.value <= p50.high
+    assert p50.value > 7.9e6
+
+
+def test_samples_are_joined_in_order_and_every_block_stays_one():
+    found = processes([4.0, 5.0, 6.0])
+    joined = of_processes(found).samples
+    np.testing.assert_array_equal(
+        joined.nanoseconds, np.concatenate([each.samples.nanoseconds for each in found])
+    )
+    for number, each in enumerate(found):
+        here = joined.process == number
+        np.testing.assert_array_equal(joined.round[here], each.samples.round)
+        assert len(set(joined.block[here])) == len(set(each.samples.block))
+    blocks = [set(joined.block[joined.process == number]) for number in range(3)]
+    assert not blocks[0] & blocks[1]
+    assert not blocks[1] & blocks[2]
+
+
+def test_tails_are_widened_by_what_processes_differ_and_count_their_calls_as_independent():
+    plan = dataclasses.replace(PLAN, first_look=200)
+    found = processes([4.0, 4.4, 4.8], noise=0.05, plan=plan)
+    calls = np.concatenate([each.samples.kept for each in found])
+    joined = of_processes(found)
+    p50, p99 = joined.quantiles[0.5], joined.quantiles[0.99]
+    within = quantile_interval(calls, 0.99, effective=p99.effective)
+    assert p99.effective > 368  # none of the three has as many by itself
+    assert isinstance(quantile_interval(found[0].samples.kept, 0.99), Insufficient)
+    assert p99.value == within.value
+    reach = math.log(p50.high / p50.low) / 2
+    up = math.hypot(math.log(within.high / within.value), reach)
+    assert math.log(p99.high / p99.value) == pytest.approx(up)
+    assert p99.low < within.low
+
+
+def test_levels_of_processes_are_no_dependence_of_calls():
+    found = processes([4.0, 5.0, 6.0], noise=0.05)
+    together = of_processes(found).quantiles[0.5].effective
+    assert together > 0.5 * sum(each.samples.kept.size for each in found)
+
+
+def drifting() -> Measurement:
+    noise = np.exp(0.02 * np.random.default_rng(9).standard_normal(3000))
+    times = 1e6 * np.linspace(4.0, 20.0, 3000) * noise
+    plan = dataclasses.replace(PLAN, first_look=200, max_samples=200)
+    found = measure({"cell": Told(times)}, plan, 1)["cell"]
+    assert found.status == "not-stationary"
+    return found
+
+
+def test_one_process_that_drifts_is_one_draw_and_counted():
+    joined = of_processes([*processes([4.0, 4.1]), drifting()])
+    assert joined.status == "ok"
+    assert joined.processes.count == 3
+    assert joined.processes.unsteady == 1
+    assert joined.drift > 0.1
+    assert joined.precision > 0.3
+
+
+def test_a_cell_that_drifts_in_half_of_its_processes_has_no_latency():
+    joined = of_processes([*processes([4.0, 4.1]), drifting(), drifting()])
+    assert joined.status == "not-stationary"
+    assert "in 2 of 4 processes" in joined.reason
+    assert "moved by" in joined.reason
+    assert joined.quantiles == {}
+
+
+class Broken:
+    def sample(self, calls, rewarm):
+        raise RuntimeError("the library gave up")
+
+
+def test_a_cell_that_failed_in_one_process_has_failed():
+    failed = measure({"cell": Broken()}, PLAN, 1)["cell"]
+    joined = of_processes([*processes([4.0, 4.1, 4.2]), failed])
+    assert joined.status == "error"
+    assert "the library gave up (process 4 of 4)" in joined.reason
+    assert str(joined.failure) == "the library gave up"
+    assert joined.samples.kept.size == 3 * 60
+
+
+def test_calls_below_the_clocks_tick_have_the_interval_of_their_order():
+    nothing = [measure({"cell": Told([0] * 5000)}, PLAN, n)["cell"] for n in range(3)]
+    p50 = of_processes(nothing).quantiles[0.5]
+    assert (p50.low, p50.value, p50.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("logs", [[], [1.0], [1.0, 2.0]])
+def test_two_processes_are_no_interval(logs):
+    with pytest.raises(ValueError, match="needs 3 processes"):
+        between(np.array(logs))
+
+
+def test_a_plan_of_two_processes_is_refused():
+    with pytest.raises(InputError, match="1 or at least 3, not 2"):
+        MeasurePlan(processes=2)
+
+
+def test_a_process_has_its_share_of_the_plan():
+    share = MeasurePlan(processes=4, precision=0.02, max_seconds=8, patience_s=2).of_one_process()
+    assert (share.processes, share.max_seconds, share.patience_s) == (1, 2.0, 0.5)
+    assert share.precision == pytest.approx(0.04)
+    assert MeasurePlan(processes=1).of_one_process() == MeasurePlan(processes=1)
+    # Never less time than a first look takes, never a precision that says nothing.
+    least = MeasurePlan(processes=100, min_seconds=0.3, precision=0.2).of_one_process()
+    assert (least.max_seconds, least.precision) == (0.3, 0.5)
+
+
+def test_intervals_hold_where_processes_differ_and_those_of_one_process_do_not():
+    random = np.random.default_rng(5)
+    held = {1: 0, 3: 0, 5: 0}
+    repeats = 200
+    plan = dataclasses.replace(PLAN, first_look=30, max_samples=30, min_samples=30)
+    for _ in range(repeats):
+        levels = 4.0 * np.exp(0.03 * random.standard_normal(5))
+        seeds = random.integers(1 << 30, size=5)
+        found = [process(x, 0.01, s, plan) for x, s in zip(levels, seeds, strict=True)]
+        for k in held:
+            p50 = of_processes(found[:k]).quantiles[0.5]
+            held[k] += isinstance(p50, QuantileEstimate) and p50.low <= 4.0e6 <= p50.high
+    assert held[1] < 0.3 * repeats
+    # 95 % of 200, less three standard deviations.
+    assert held[3] >= 181
+    assert held[5] >= 181
+
+
+def pairs(a_levels, b_levels) -> tuple[Measurement, Measurement]:
+    """Two cells that took turns in each process."""
+    random = np.random.default_rng(7)
+    found = []
+    for a, b in zip(a_levels, b_levels, strict=True):
+        noise = np.exp(0.002 * random.standard_normal((2, 5000)))
+        samplers = {"a": Told(1e6 * a * noise[0]), "b": Told(1e6 * b * noise[1])}
+        found.append(measure(samplers, PLAN, 1))
+    return of_processes([f["a"] for f in found]), of_processes([f["b"] for f in found])
+
+
+def test_the_ratio_is_that_of_processes_not_of_rounds():
+    a_levels, b_levels = [4.0, 4.4, 5.0, 4.2], [2.0, 2.1, 2.6, 2.1]
+    ratio = ratio_interval(*pairs(a_levels, b_levels))
+    logs = np.log(np.array(a_levels) / b_levels)
+    low, high = stats.t.interval(0.95, 3, logs.mean(), stats.sem(logs))
+    assert ratio.processes == 4
+    assert ratio.rounds >= 4 * PLAN.min_rounds
+    assert math.log(ratio.value) == pytest.approx(logs.mean(), abs=0.002)
+    assert math.log(ratio.low) == pytest.approx(low, abs=0.006)
+    assert math.log(ratio.high) == pytest.approx(high, abs=0.006)
+    over = ratio.turned_over
+    assert over.value == pytest.approx(1 / ratio.value)
+    assert over.processes == 4
+
+
+def test_a_slow_process_slows_both_and_leaves_the_ratio():
+    ratio = ratio_interval(*pairs([4.0, 8.0, 6.0], [2.0, 4.0, 3.0]))
+    assert ratio.value == pytest.approx(2.0, rel=0.003)
+    assert ratio.high / ratio.low < 1.01
+
+
+def test_cells_that_share_two_of_three_processes_have_no_ratio():
+    a, b = pairs([4.0, 4.1, 4.2], [2.0, 2.1, 2.2])
+    gone = dataclasses.replace(b.samples, warmup=b.samples.warmup | (b.samples.process == 2))
+    assert ratio_interval(a, dataclasses.replace(b, samples=gone)) is None
