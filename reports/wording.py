@@ -119,6 +119,12 @@ def caveats(
             "The machine was too restless for some builds' own latency; they are ranked by the "
             "rounds in which they took turns with the others."
         )
+    if any(row.get("processes") == 1 for row in ranked):
+        yield (
+            "Each build was measured in one process, and intervals are of its calls: another "
+            "process of the same build may be a few per cent faster or slower. Several show by how "
+            "much ([measure] processes)."
+        )
     if fallback := ship.get("fallback"):
         yield f"It did not run quite as asked: {fallback}."
 

@@ -145,10 +145,22 @@ def _latency(
         return None
     note = (
         "Time of one call: median with its 95 % interval, the thin upright line p99 where the "
-        "sample supports it, and behind them how the samples are distributed. Where the machine "
-        "was too restless for a median, the distribution stands alone."
+        "sample supports it, and behind them how the samples are distributed. "
+        f"{_processes(rows)}Where the machine was too restless for a median, the distribution "
+        "stands alone."
     )
     return section("Latency", "latency", note, marks.legend(), _side_by_side(figures))
+
+
+def _processes(rows: Sequence[Row]) -> str:
+    """What the intervals hold beside the noise of calls."""
+    counts = sorted({row["processes"] for row in rows if row.get("processes")})
+    if not counts:
+        return ""
+    if counts[-1] == 1:
+        return "Intervals are of one process's calls; another process may differ by more. "
+    several = " or ".join(f"{count:.0f}" for count in counts)
+    return f"Each build had {several} fresh processes, and intervals hold how these differ. "
 
 
 def _memory(rows: Sequence[Row], decisions: Sequence[Decision]) -> Markup | None:

@@ -16,7 +16,7 @@ _GROUPS = (
         "latency",
         (
             *("latency_", "insufficient", "samples", "effective_samples", "warmup_", "looks"),
-            *("drift", "own_drift", "speedup"),
+            *("drift", "own_drift", "speedup", "processes"),
         ),
     ),
     ("throughput", ("throughput_",)),

@@ -211,6 +211,7 @@ def _measured(
         "latency_mad_ms": float(np.median(np.abs(draws - np.median(draws)))),
         "samples": count,
         "effective_samples": 0.8 * count,
+        "processes": 5,
         "warmup_calls": 31,
         "warmup_s": 0.5,
         "looks": 4,

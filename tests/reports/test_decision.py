@@ -124,6 +124,13 @@ def test_decide_says_so_when_builds_were_measured_in_different_blocks(make_row) 
     assert any("one interleaved block" in caveat for caveat in decision.caveats)
 
 
+def test_decide_says_what_intervals_of_one_process_do_not_hold(make_row) -> None:
+    for processes, said in ((1, True), (5, False)):
+        rows = [make_row("fp32", processes=processes), make_row("int8", processes=processes)]
+        [decision] = decide(rows)
+        assert any("in one process" in caveat for caveat in decision.caveats) is said
+
+
 def test_decide_judges_by_fidelity_when_there_is_no_accuracy(make_row) -> None:
     nothing = dict.fromkeys(
         ("accuracy", "accuracy_drop", "accuracy_drop_low", "accuracy_drop_high")

@@ -119,7 +119,7 @@ def test_one_process_that_drifts_is_one_draw_and_counted():
     assert joined.processes.count == 3
     assert joined.processes.unsteady == 1
     assert joined.drift > 0.1
-    assert joined.precision > 0.3
+    assert joined.precision > 0.15
 
 
 def test_a_cell_that_drifts_in_half_of_its_processes_has_no_latency():
