@@ -190,9 +190,10 @@ def paired_coverage(n: int, lost: float, gained: float, replications: int) -> tu
     return interval / replications, bound / replications
 
 
-PROCESSES = ("normal", "heavy tails", "two states")
-"""How the logarithms of processes' levels differ: a standard deviation of 3 %; Student's with three
-degrees of freedom, scaled by 2 %; one in five half as slow again."""
+PROCESSES = ("normal", "correlated", "heavy tails", "two states")
+"""How the logarithms of processes' levels differ: a standard deviation of 3 %; the same, with a
+correlation of 1/2 from one to the next; Student's with three degrees of freedom, scaled by 2 %; one
+in five half as slow again."""
 
 
 def process_coverage(name: str, k: int, replications: int) -> tuple[float, float]:
@@ -201,6 +202,7 @@ def process_coverage(name: str, k: int, replications: int) -> tuple[float, float
     random = np.random.default_rng([8, PROCESSES.index(name), k])
     levels = {
         "normal": lambda: 0.03 * random.standard_normal(k),
+        "correlated": lambda: simulated_autoregression(random, 0.03, 0.5, k),
         "heavy tails": lambda: 0.02 * random.standard_t(3, k),
         "two states": lambda: math.log(1.5) * (random.random(k) < 0.2),
     }[name]
@@ -210,6 +212,14 @@ def process_coverage(name: str, k: int, replications: int) -> tuple[float, float
     truth = 0.01 * float(stats.norm.ppf(0.5 / 0.8)) if name == "two states" else 0.0
     held = np.mean([low <= truth <= high for low, _, high in found])
     return float(held), float(np.median([(high - low) / 2 for low, _, high in found]))
+
+
+def simulated_autoregression(
+    random: np.random.Generator, deviation: float, phi: float, n: int
+) -> np.ndarray:
+    """``(n,)`` of a stationary first-order autoregression."""
+    covariance = deviation**2 * phi ** np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    return random.multivariate_normal(np.zeros(n), covariance)
 
 
 def main() -> None:

@@ -5,14 +5,17 @@
 
 Runs a suite of two builds of a small encoder on ONNX Runtime until ``FOLDER`` has so many runs (it
 goes on where it was killed), each by a new ``assay run``, and prints for each cell in how many of
-them the p50's interval holds the median of all runs' calls together, and by how much the p50s and
-the two builds' ratios differ from run to run. A p50 that no interval was given for counts neither
-way and is told.
+them the p50's interval holds the median of all runs' calls together (each process counts the same,
+however many calls it took), and by how much the p50s and the two builds' ratios differ from run to
+run. A p50 that no interval was given for counts neither way and is told. "Next process" is the
+correlation of successive processes' medians within a run, which ``suites/measure/processes.py``
+has to assume.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -22,9 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 import reports
 from suites.measure.plan import MeasurePlan
+from suites.measure.processes import balanced_quantile
 
 SUITE = """
 threads = {threads}
@@ -56,14 +61,17 @@ class Run:
     """What is kept of one run, by cell id."""
 
     cells: pd.DataFrame
-    kept_ns: dict[str, np.ndarray]
-    """Calls after warm-up, int64."""
+    kept_ns: dict[str, list[np.ndarray]]
+    """Calls after warm-up of each process in order of time, int64."""
 
     @classmethod
     def load(cls, folder: Path) -> Run:
         results = reports.load(folder)
         samples = results.samples[results.samples["phase"] == "sample"]
-        kept = {str(id): part.to_numpy() for id, part in samples.groupby("cell_id")["latency_ns"]}
+        kept = {
+            str(id): [part.to_numpy() for _, part in calls.groupby("process")["latency_ns"]]
+            for id, calls in samples.groupby("cell_id")
+        }
         return cls(results.cells.set_index("cell_id"), kept)
 
 
@@ -97,6 +105,7 @@ def table(runs: Sequence[Run]) -> str:
         "hold it",
         "half width",
         "p50s differ by",
+        "next process",
         "ratio to fp32",
         "ratios differ by",
     ]
@@ -104,7 +113,8 @@ def table(runs: Sequence[Run]) -> str:
     cells = runs[0].cells
     for id in cells.index:
         rows = pd.DataFrame([each.cells.loc[id] for each in runs])
-        pooled = float(np.median(np.concatenate([each.kept_ns[str(id)] for each in runs]))) / 1e6
+        parts = [each.kept_ns[str(id)] for each in runs]
+        pooled = balanced_quantile([part for each in parts for part in each], 0.5) / 1e6
         low, high = rows["latency_p50_low_ms"], rows["latency_p50_high_ms"]
         given = low.notna()
         holds = given & (low <= pooled) & (pooled <= high)
@@ -113,7 +123,7 @@ def table(runs: Sequence[Run]) -> str:
         lines.append(
             f"| {cells.loc[id, 'recipe']} {cells.loc[id, 'workload']} | {pooled:.3f} "
             f"| {given.sum()} of {len(rows)} | {holds.sum()} | {width:.1%} "
-            f"| {deviation(rows['latency_p50_ms'].dropna()):.1%} "
+            f"| {deviation(rows['latency_p50_ms'].dropna()):.1%} | {next_process(parts)} "
             + (
                 f"| {np.median(ratios):.3f} | {deviation(ratios):.1%} |"
                 if cells.loc[id, "recipe"] != "fp32"
@@ -121,6 +131,15 @@ def table(runs: Sequence[Run]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def next_process(runs: Sequence[Sequence[np.ndarray]]) -> str:
+    """Rank correlation of a process's median with the next one's in its run."""
+    medians = [[float(np.median(part)) for part in each] for each in runs]
+    pairs = [pair for each in medians for pair in itertools.pairwise(each)]
+    if len(pairs) < 2:
+        return ""
+    return f"{stats.spearmanr(*np.transpose(pairs)).statistic:.2f}"
 
 
 def deviation(values: Sequence[float]) -> float:

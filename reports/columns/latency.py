@@ -13,7 +13,7 @@ def _quantile(percent: int, name: str) -> tuple[Column, ...]:
             "float",
             "ms",
             f"{name} of one synchronised call, over all samples after warm-up, disturbed ones "
-            "included. Covers what the contract columns say. Null when the sample is too small, "
+            "included, each process counting the same. Covers what the contract columns say. Null when the sample is too small, "
             "and for a load workload, which has e2el_ and service_ columns.",
         ),
         Column(

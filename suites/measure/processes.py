@@ -28,9 +28,14 @@ from suites.measure.plan import FEWEST_PROCESSES
 from suites.measure.quantiles import (
     Insufficient,
     QuantileEstimate,
+    binomial_ranks,
     effective_samples,
-    quantile_interval,
+    needed_samples,
 )
+
+CORRELATION = 1 / 3
+"""Of two successive processes' logarithms: the mean of what ``scripts/repeat.py`` counted on a
+machine whose slow states last ten to twenty seconds (docs/evidence/repeat.md)."""
 
 
 def of_processes(found: Sequence[Measurement], confidence: float = 0.95) -> Measurement:
@@ -39,7 +44,7 @@ def of_processes(found: Sequence[Measurement], confidence: float = 0.95) -> Meas
     ``ok`` where every process could be measured to its end, ``FEWEST_PROCESSES`` have calls after
     their warm-up, and the cell was not stationary in fewer than half of all: one that drifted is
     one draw like the others, with its calls; a cell that mostly drifts has no latency. Values are
-    those of all kept calls together; for their intervals see ``between`` and ``tail_interval``.
+    ``balanced_quantile``s; for their intervals see ``between`` and ``tail_interval``.
 
     A single measurement comes back as it is.
     """
@@ -71,18 +76,34 @@ def of_processes(found: Sequence[Measurement], confidence: float = 0.95) -> Meas
 
 
 def between(logs: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Lower end, centre and upper end for the typical process, from one logarithm of each, shape
-    ``(k,)``.
+    """Lower end, centre and upper end for the typical process, from one logarithm of each in order
+    of time, shape ``(k,)``.
 
-    Student's interval ``mean +- t_{k-1} s / sqrt(k)``. What differs between processes and what is
-    not known within each of them are both in ``s``. Raises ValueError for fewer than
-    ``FEWEST_PROCESSES``.
+    Student's interval ``mean +- t_{k-1} s c_k / sqrt(k)``. What differs between processes and what
+    is not known within each of them are both in ``s``. Successive processes also meet the same
+    states of the machine, which last longer than they do: with a correlation of ``r**j`` between
+    those that are ``j`` apart, ``r`` being ``CORRELATION``, the mean's variance is
+    ``f = 1 + 2 sum_j (1 - j/k) r**j`` times that of independent ones, and the expectation of
+    ``s**2`` is ``(k - f)/(k - 1)`` times theirs; ``c_k**2`` is the first over the second. Raises
+    ValueError for fewer than ``FEWEST_PROCESSES``.
     """
-    if len(logs) < FEWEST_PROCESSES:
-        raise ValueError(f"an interval needs {FEWEST_PROCESSES} processes, not {len(logs)}")
+    k = len(logs)
+    if k < FEWEST_PROCESSES:
+        raise ValueError(f"an interval needs {FEWEST_PROCESSES} processes, not {k}")
+    apart = np.arange(1, k)
+    f = 1 + 2 * float(np.sum((1 - apart / k) * CORRELATION**apart))
+    stretch = math.sqrt(f * (k - 1) / (k - f))
     centre = float(np.mean(logs))
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(logs) - 1) * stats.sem(logs))
+    reach = float(stretch * stats.t.ppf((1 + confidence) / 2, k - 1) * stats.sem(logs))
     return centre - reach, centre, centre + reach
+
+
+def balanced_quantile(parts: Sequence[np.ndarray], level: float) -> float:
+    """The smallest call at which the mean of the processes' empirical distributions reaches
+    ``level``. ``parts`` are the calls of each, in any number."""
+    calls = np.concatenate(parts)
+    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in parts])
+    return float(np.quantile(calls, level, weights=weights, method="inverted_cdf"))
 
 
 def tail_interval(within: QuantileEstimate, reach: float) -> QuantileEstimate:
@@ -110,24 +131,39 @@ def tail_interval(within: QuantileEstimate, reach: float) -> QuantileEstimate:
 def _quantiles(
     parts: Sequence[np.ndarray], medians: np.ndarray, confidence: float
 ) -> dict[float, QuantileEstimate | Insufficient]:
-    calls = np.concatenate(parts)
-    found: dict[float, QuantileEstimate | Insufficient] = {}
     if (medians <= 0).any():  # below the clock's tick there are no logarithms
-        return {p: quantile_interval(calls, p, confidence) for p in QUANTILES}
+        return {p: _of_calls(parts, p, confidence) for p in QUANTILES}
     low, centre, high = between(np.log(medians), confidence)
+    found: dict[float, QuantileEstimate | Insufficient] = {}
     for p in QUANTILES:
-        # The shift from process to process is no dependence of calls on one another.
-        effective = sum(effective_samples(part, p) for part in parts)
-        within = quantile_interval(calls, p, confidence, effective)
+        within = _of_calls(parts, p, confidence)
         if p == 0.5:
-            value = float(np.median(calls))
+            value = balanced_quantile(parts, p)
             ends = min(math.exp(low), value), max(math.exp(high), value)
-            found[p] = QuantileEstimate(p, value, *ends, confidence, effective)
+            found[p] = QuantileEstimate(p, value, *ends, confidence, within.effective)
         elif isinstance(within, Insufficient):
             found[p] = within
         else:
             found[p] = tail_interval(within, high - centre)
     return found
+
+
+def _of_calls(
+    parts: Sequence[np.ndarray], p: float, confidence: float
+) -> QuantileEstimate | Insufficient:
+    """The quantile of all processes' calls, as if these alone differed. The shift from process to
+    process is no dependence of calls on one another, so each is worth what it is worth by itself;
+    together, since each counts the same, ``k^2 / sum(1 / m_i)`` (Kish 1965)."""
+    worth = [effective_samples(part, p) for part in parts]
+    effective = len(parts) ** 2 / sum(1 / m for m in worth)
+    m = int(effective)
+    ranks = binomial_ranks(m, p, confidence)
+    if ranks is None:
+        return Insufficient(p, confidence, effective, needed_samples(p, confidence))
+    low, value, high = (
+        balanced_quantile(parts, level) for level in (ranks[0] / (m + 1), p, ranks[1] / (m + 1))
+    )
+    return QuantileEstimate(p, value, low, high, confidence, effective)
 
 
 def _verdict(found: Sequence[Measurement], usable: int) -> tuple[Status, str]:
