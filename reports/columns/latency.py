@@ -13,8 +13,9 @@ def _quantile(percent: int, name: str) -> tuple[Column, ...]:
             "float",
             "ms",
             f"{name} of one synchronised call, over all samples after warm-up, disturbed ones "
-            "included, each process counting the same. Covers what the contract columns say. Null when the sample is too small, "
-            "and for a load workload, which has e2el_ and service_ columns.",
+            "included, each process counting the same. Covers what the contract columns say. Null "
+            "when the sample is too small, and for a load workload, which has e2el_ and service_ "
+            "columns.",
         ),
         Column(
             f"{start}_low_ms",
