@@ -36,6 +36,10 @@ _ARRIVAL = {
     "unit": "ns",
     "doc": "Load workloads: the request's intended arrival, from the episode's beginning.",
 }
+_RATE = {
+    "unit": "requests/s",
+    "doc": "Load workloads: the rate that its episode was offered. Null in a closed loop.",
+}
 _START = {"unit": "ns", "doc": "Load workloads: when its call began; it took latency_ns."}
 SAMPLES = pa.schema(
     [
@@ -60,6 +64,7 @@ SAMPLES = pa.schema(
         pa.field("cause", pa.dictionary(pa.int16(), pa.string()), True, _CAUSE),
         pa.field("arrival_ns", pa.int64(), True, _ARRIVAL),
         pa.field("start_ns", pa.int64(), True, _START),
+        pa.field("requested_requests_per_s", pa.float64(), True, _RATE),
     ],
     metadata=_METADATA,
 )

@@ -91,6 +91,11 @@ def capacity(row: Row) -> str:
     return f"{units.number(met)}{end}/s" if end else f"at least {units.number(met)}/s"
 
 
+def given_up(row: Row) -> str:
+    """Requests that were not begun in time; nothing where there were none."""
+    return units.number(row.get("requests_given_up") or None)
+
+
 def _text(name: str) -> Callable[[Row], str]:
     return lambda row: str(row.get(name) or units.NOTHING)
 
@@ -116,6 +121,7 @@ _COLUMNS: tuple[tuple[Heading, bool], ...] = (
     (("e2el p90", lambda row: time(row, "e2el_p90")), False),
     (("e2el p99", lambda row: time(row, "e2el_p99")), True),
     (("service p50", lambda row: time(row, "service_p50")), False),
+    (("given up", given_up), True),
     (("capacity", capacity), True),
     (("SLO", _text("slo")), False),
 )

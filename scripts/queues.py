@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,9 @@ from scipy import optimize, stats
 
 from runtimes.serving import NOT_SERVED
 from scripts.coverage import Outcome
+from suites.load.loaded_cell import BACKLOG_SHARE
 from suites.measure.load.arrivals import arrivals
-from suites.measure.load.capacity import Capacity, search_capacity
+from suites.measure.load.capacity import Capacity, CapacitySearch
 from suites.measure.load.figures import LEVELS, Queue, figures
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo
@@ -33,8 +34,6 @@ SERVICE_NS = 1_000_000
 SERVED_PER_S = 1e9 / SERVICE_NS
 EPISODES = 4
 """Of a cell."""
-PATIENCE = 0.5
-"""Share of an episode for which its backlog is still served, as in a run."""
 
 LOADS = (0.3, 0.6, 0.8, 0.9)
 SIZES = (200, 800, 3000)
@@ -78,7 +77,7 @@ def episode(
     due = arrivals(rate, burstiness, seed, seconds=seconds)
     end_ns = round(seconds * 1e9)
     service = np.full(len(due), SERVICE_NS)
-    return lindley(due, service, end_ns, end_ns + round(PATIENCE * end_ns))
+    return lindley(due, service, end_ns, end_ns + round(BACKLOG_SHARE * end_ns))
 
 
 def cell(load: float, requests: int, seed: Sequence[int]) -> list[Trace]:
@@ -186,6 +185,17 @@ class Searches:
     def false_claims(self) -> int:
         met = sum(c.met is not None and c.met > self.truth for c in self.found)
         return met + sum(c.missed is not None and c.missed < self.truth for c in self.found)
+
+
+def search_capacity(
+    probe: Callable[[float], Trace], slo: Slo, start: float, **settings: float
+) -> Capacity:
+    """Run a whole search. ``probe`` makes one episode at a rate; ``settings`` are those of
+    ``CapacitySearch``."""
+    search = CapacitySearch(slo, start, **settings)  # type: ignore[arg-type]
+    while (rate := search.next_rate()) is not None:
+        search.add(rate, probe(rate))
+    return search.found
 
 
 def capacity_searches(slo: Slo, seconds: float, replications: int, *, probes: int = 16) -> Searches:

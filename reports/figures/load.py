@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import serving
+from reports.figures.axes import Frame
 from reports.figures.marks import Marks
-from reports.figures.scale import Scale, positive_scale, tick_text
+from reports.figures.scale import Scale, positive_scale
 from reports.figures.svg import Markup, element, join
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 
@@ -17,13 +19,6 @@ WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 34, 56
 SATURATED_WIDTH = 64
 LEVELS = ("e2el_p50", "e2el_p99")
-
-
-def build_name(row: Row) -> str:
-    """``int8-dynamic · onnxruntime-cpu``: what a mark stands for."""
-    attention = row.get("attention") or "default"
-    parts = [row["recipe"], row["runtime"], *([] if attention == "default" else [attention])]
-    return " · ".join(parts)
 
 
 def load_figure(rows: Sequence[Row], marks: Marks) -> Markup | None:
@@ -53,13 +48,14 @@ class _Plot:
         self.saturated = [r for r in open_rows if serving.saturated(r)]
         ends = [row.get("capacity_missed_requests_per_s") for row in capacities]
         ends += [row["capacity_requests_per_s"] for row in capacities]
-        self.x = Scale(0.0, 1.06 * max([_rate(r) for r in open_rows] + [e for e in ends if e]))
-        self.y = positive_scale(
+        times = positive_scale(
             row.get(f"{level}{end}_ms")
             for row in timed
             for level in LEVELS
             for end in ("", "_low", "_high")
         )
+        rates = Scale(0.0, 1.06 * max([_rate(r) for r in open_rows] + [e for e in ends if e]))
+        self.frame = Frame(rates, times, WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM)
 
     def draw(self) -> Markup:
         names = dict.fromkeys(build_name(row) for row in self.timed)
@@ -67,7 +63,10 @@ class _Plot:
             "svg",
             element("title", "time of a request against the offered rate"),
             element("desc", f"{len(self.timed)} rates of {', '.join(names)}."),
-            self._axes(),
+            self.frame.axes(
+                "offered, requests a second",
+                "ms from intended arrival to answer" + (", log scale" if self.frame.y.log else ""),
+            ),
             join([self._curve(name, level) for name in names for level in LEVELS]),
             self._all_saturated(),
             join([self._capacity(row, i) for i, row in enumerate(self.capacities)]),
@@ -76,41 +75,6 @@ class _Plot:
             role="img",
             class_="plot",
         )
-
-    def _px(self, value: float) -> float:
-        return LEFT + self.x(value) * (WIDTH - LEFT - RIGHT)
-
-    def _py(self, value: float) -> float:
-        return HEIGHT - BOTTOM - self.y(value) * (HEIGHT - TOP - BOTTOM)
-
-    def _axes(self) -> Markup:
-        bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-        parts = []
-        for tick in self.x.ticks():
-            x = self._px(tick)
-            parts.append(element("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="grid"))
-            parts.append(element("text", tick_text(tick), x=x, y=bottom + 17, class_="tick middle"))
-        for tick in self.y.ticks():
-            y = self._py(tick)
-            parts.append(element("line", x1=LEFT, x2=right, y1=y, y2=y, class_="grid"))
-            parts.append(element("text", tick_text(tick), x=LEFT - 8, y=y + 4, class_="tick end"))
-        across = "offered, requests a second"
-        up = "ms from intended arrival to answer" + (", log scale" if self.y.log else "")
-        middle = (TOP + bottom) / 2
-        parts.append(
-            element("text", across, x=(LEFT + right) / 2, y=HEIGHT - 10, class_="axis-title middle")
-        )
-        parts.append(
-            element(
-                "text",
-                up,
-                x=14,
-                y=middle,
-                transform=f"rotate(-90 14 {middle:.0f})",
-                class_="axis-title middle",
-            )
-        )
-        return join(parts)
 
     def _curve(self, name: str, level: str) -> Markup:
         """A build's quantile over its rates; nothing between rates is claimed by the line."""
@@ -122,10 +86,10 @@ class _Plot:
             lines.append(
                 element(
                     "line",
-                    x1=self._px(_rate(first)),
-                    y1=self._py(first[f"{level}_ms"]),
-                    x2=self._px(_rate(second)),
-                    y2=self._py(second[f"{level}_ms"]),
+                    x1=self.frame.px(_rate(first)),
+                    y1=self.frame.py(first[f"{level}_ms"]),
+                    x2=self.frame.px(_rate(second)),
+                    y2=self.frame.py(second[f"{level}_ms"]),
                     class_=f"whisker {colour}",
                     stroke_dasharray="4 4" if level != "e2el_p50" else None,
                 )
@@ -133,7 +97,7 @@ class _Plot:
         return join(lines)
 
     def _point(self, row: Row) -> Markup:
-        x, name = self._px(_rate(row)), build_name(row)
+        x, name = self.frame.px(_rate(row)), build_name(row)
         colour = self.marks.colour(name)
         parts = [element("title", _hover(row))]
         for level in LEVELS:
@@ -147,20 +111,20 @@ class _Plot:
                         "line",
                         x1=x,
                         x2=x,
-                        y1=self._py(low),
-                        y2=self._py(high),
+                        y1=self.frame.py(low),
+                        y2=self.frame.py(high),
                         class_=f"whisker {colour}",
                     )
                 )
             area, style = (110, "") if level == "e2el_p50" else (60, "behind")
-            parts.append(self.marks.mark(name, area, x, self._py(value), style))
+            parts.append(self.marks.mark(name, area, x, self.frame.py(value), style))
         return element("g", join(parts))
 
     def _all_saturated(self) -> Markup:
         """Named where there is room for the word."""
         drawn, free = [], 0.0
         for row in sorted(self.saturated, key=_rate):
-            x = self._px(_rate(row))
+            x = self.frame.px(_rate(row))
             named = x - 8 - SATURATED_WIDTH >= free
             drawn.append(self._saturated(row, named))
             free = x + 6
@@ -168,7 +132,7 @@ class _Plot:
 
     def _saturated(self, row: Row, named: bool) -> Markup:
         """A rate that has no latency: a line to the top, and the mark above the frame."""
-        x, name = self._px(_rate(row)), build_name(row)
+        x, name = self.frame.px(_rate(row)), build_name(row)
         line = element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="limit")
         title = element("title", f"{name}: {row.get('reason')}")
         mark = self.marks.mark(name, 60, x, TOP - 6, "behind")
@@ -178,7 +142,7 @@ class _Plot:
     def _capacity(self, row: Row, number: int) -> Markup:
         """From the rate that was shown to keep the SLO to the one that was shown to miss it."""
         met = row["capacity_requests_per_s"]
-        missed = row.get("capacity_missed_requests_per_s") or self.x.high
+        missed = row.get("capacity_missed_requests_per_s") or self.frame.x.high
         name = build_name(row)
         y = HEIGHT - BOTTOM - 8 - 11 * number
         colour = self.marks.colour(name)
@@ -187,13 +151,13 @@ class _Plot:
             element("title", f"{name}: {serving.capacity(row)} keep {row.get('slo')}"),
             element(
                 "rect",
-                x=self._px(met),
+                x=self.frame.px(met),
                 y=y - 4,
-                width=max(self._px(missed) - self._px(met), 2.0),
+                width=max(self.frame.px(missed) - self.frame.px(met), 2.0),
                 height=8,
                 class_=f"ridge {colour}",
             ),
-            self.marks.mark(name, 50, self._px(met), y),
+            self.marks.mark(name, 50, self.frame.px(met), y),
         )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import units
+from reports.figures.axes import Frame
 from reports.figures.cost import COSTS, DROP, Cost
 from reports.figures.labels import Box, place_label, text_width
 from reports.figures.marks import Marks
-from reports.figures.scale import Scale, positive_scale, round_up, tick_text
+from reports.figures.scale import Scale, positive_scale, round_up
 from reports.figures.speed import Speed, speed_of
 from reports.figures.strips import build_label
 from reports.figures.svg import Markup, element, join
@@ -68,9 +69,12 @@ class _Figure:
         self.limit = 100 * allowed_drop if cost is DROP else None
         self.times = [speed.value(row) or math.nan for row in rows]
         ends = [end for row in rows for end in speed.ends(row) or ()]
-        self.x = positive_scale([*self.times, *ends])
         self.values = [float(cost.value(row) or 0.0) for row in rows]
-        self.y = self._vertical()
+        self.frame = Frame(
+            positive_scale([*self.times, *ends]),
+            self._vertical(),
+            *(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
+        )
         self.largest = max((row.get("artifact_bytes") or 0 for row in rows), default=0) or 1
         self.unranked = [any(row is other for other in unranked) for row in rows]
         points = [
@@ -135,12 +139,6 @@ class _Figure:
         head = element("thead", element("tr", join(heads)))
         return element("table", head, element("tbody", join(lines)), class_="front-table")
 
-    def _px(self, value: float) -> float:
-        return LEFT + self.x(value) * (WIDTH - LEFT - RIGHT)
-
-    def _py(self, value: float) -> float:
-        return HEIGHT - BOTTOM - self.y(value) * (HEIGHT - TOP - BOTTOM)
-
     def _area(self, row: Row) -> float:
         share = (row.get("artifact_bytes") or 0) / self.largest
         return max(_LARGEST_AREA * share, _SMALLEST_AREA)
@@ -153,9 +151,9 @@ class _Figure:
         )
 
     def _limit_area(self) -> Markup | None:
-        if self.limit is None or not self.y.low < self.limit < self.y.high:
+        if self.limit is None or not self.frame.y.low < self.limit < self.frame.y.high:
             return None
-        bottom, right = self._py(self.limit), WIDTH - RIGHT
+        bottom, right = self.frame.py(self.limit), WIDTH - RIGHT
         height, width = bottom - TOP, right - LEFT
         return join(
             [
@@ -167,35 +165,13 @@ class _Figure:
         )
 
     def _axes(self) -> Markup:
-        bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-        parts = []
-        for tick in self.x.ticks():
-            x = self._px(tick)
-            parts.append(element("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="grid"))
-            parts.append(element("text", tick_text(tick), x=x, y=bottom + 17, class_="tick middle"))
-        for tick in self.y.ticks():
-            y, style = self._py(tick), "zero" if tick == 0 else "grid"
-            parts.append(element("line", x1=LEFT, x2=right, y1=y, y2=y, class_=style))
-            if self.limit is None or abs(y - self._py(self.limit)) > 12:
-                label = element("text", tick_text(tick), x=LEFT - 8, y=y + 4, class_="tick end")
-                parts.append(label)
-        scale = ", log scale" if self.x.log else ""
-        across = f"{self.speed.axis}{scale} (lower is better)"
-        middle = (TOP + bottom) / 2
-        parts.append(
-            element("text", across, x=(LEFT + right) / 2, y=HEIGHT - 10, class_="axis-title middle")
+        scale = ", log scale" if self.frame.x.log else ""
+        return self.frame.axes(
+            f"{self.speed.axis}{scale} (lower is better)",
+            self.cost.title,
+            has_room=lambda y: self.limit is None or abs(y - self.frame.py(self.limit)) > 12,
+            zero_line=True,
         )
-        parts.append(
-            element(
-                "text",
-                self.cost.title,
-                x=14,
-                y=middle,
-                transform=f"rotate(-90 14 {middle:.0f})",
-                class_="axis-title middle",
-            )
-        )
-        return join(parts)
 
     def _front_line(self) -> Markup | None:
         """A staircase: whatever lies right of it and above, some build on it is as good."""
@@ -204,39 +180,36 @@ class _Figure:
         path: list[str] = []
         last_y = 0.0
         for i in self.front:
-            x, y = self._px(self.times[i]), self._py(self.values[i])
+            x, y = self.frame.px(self.times[i]), self.frame.py(self.values[i])
             path.append(f"L{x:.1f},{last_y:.1f}L{x:.1f},{y:.1f}" if path else f"M{x:.1f},{y:.1f}")
             last_y = y
         path.append(f"L{WIDTH - RIGHT},{last_y:.1f}")
         return element("path", d="".join(path), class_="front")
 
     def _whiskers(self, i: int) -> Markup:
-        row, x, y = self.rows[i], self._px(self.times[i]), self._py(self.values[i])
+        row, x, y = self.rows[i], self.frame.px(self.times[i]), self.frame.py(self.values[i])
         style = f"whisker {self.marks.colour(row['runtime'])}"
         if i not in self.front and row is not self.ship:
             style += " behind"
         parts = []
         if (sides := self.speed.ends(row)) is not None:
-            left, right = (self._px(end) for end in sides)
+            left, right = (self.frame.px(end) for end in sides)
             parts.append(element("line", x1=left, x2=right, y1=y, y2=y, class_=style))
         if (ends := self.cost.ends(row)) is not None:
-            parts.append(
-                element(
-                    "line", x1=x, x2=x, y1=self._py(ends[0]), y2=self._py(ends[1]), class_=style
-                )
-            )
+            low, high = (self.frame.py(end) for end in ends)
+            parts.append(element("line", x1=x, x2=x, y1=low, y2=high, class_=style))
         return join(parts)
 
     def _point(self, i: int) -> Markup:
         row = self.rows[i]
-        x, y = self._px(self.times[i]), self._py(self.values[i])
+        x, y = self.frame.px(self.times[i]), self.frame.py(self.values[i])
         shipped = row is self.ship
         extra = "unranked" if self.unranked[i] else "front-mark" if i in self.front else "behind"
         parts = [
             element("title", hover(row)),
             self.marks.mark(row["runtime"], self._area(row), x, y, extra),
         ]
-        if self.values[i] > self.y.high:
+        if self.values[i] > self.frame.y.high:
             arrow = f"M{x - 4:.1f},{TOP + 2}L{x:.1f},{TOP - 6}L{x + 4:.1f},{TOP + 2}Z"
             parts.append(element("path", d=arrow, class_="beyond"))
         if shipped:
@@ -247,7 +220,7 @@ class _Figure:
     def _labels(self) -> Markup:
         """Names beside the marks, where they fit: the shipped build, the front, then the rest."""
         places = [
-            (self._px(time), self._py(value), math.sqrt(self._area(row)) / 2)
+            (self.frame.px(time), self.frame.py(value), math.sqrt(self._area(row)) / 2)
             for row, time, value in zip(self.rows, self.times, self.values, strict=True)
         ]
         taken = [Box(x - r, y - r, x + r, y + r) for x, y, r in places]
@@ -263,7 +236,7 @@ class _Figure:
         for i in order:
             important = i in self.front or self.rows[i] is self.ship
             name = label_text(self.rows[i]["recipe"])
-            if self.values[i] > self.y.high:
+            if self.values[i] > self.frame.y.high:
                 name += f" ({self.values[i]:.3g})"
             size = 12.5 if important else 11
             x, y, r = places[i]

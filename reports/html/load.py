@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import serving, units
-from reports.figures.load import build_name, load_figure
+from reports.figures.load import load_figure
 from reports.figures.marks import Marks
 from reports.figures.svg import Markup, element, join
+from reports.wording import build_name
 
 Row = Mapping[str, Any]
 

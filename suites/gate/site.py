@@ -36,7 +36,9 @@ class Site:
 
     @contextmanager
     def bench(self, subject: Subject, cells: Sequence[Cell]) -> Iterator[Bench]:
-        with Builder(self.store, self.logs / "builder.log", self.display.stage) as builder:
+        # Kept when the gate has ended: a build that died says to look there.
+        log = self.store.root.parent / "logs" / "gate.log"
+        with Builder(self.store, log, self.display.stage) as builder:
             workloads = tuple(dict.fromkeys(cell.workload for cell in cells))
             yield Bench(
                 self.suite,

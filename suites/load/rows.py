@@ -109,9 +109,11 @@ def capacity(found: Capacity) -> dict[str, Any]:
     }
 
 
-def samples(traces: Sequence[Trace], timed: Samples) -> dict[str, np.ndarray]:
+def samples(
+    traces: Sequence[Trace], rates: Sequence[float | None], timed: Samples
+) -> dict[str, np.ndarray]:
     """The columns of ``samples.parquet``: the calls of the served requests, ``timed`` in the same
-    order; what was given up has none."""
+    order; what was given up has none. ``rates`` are what each episode was offered."""
     empty = np.empty(0, np.int64)
     kept = [trace.kept[trace.served] for trace in traces]
     columns = {
@@ -122,6 +124,9 @@ def samples(traces: Sequence[Trace], timed: Samples) -> dict[str, np.ndarray]:
         "phase": np.where(np.concatenate([np.empty(0, bool), *kept]), "sample", "warmup"),
         "disturbed": timed.disturbed,
     }
+    if None not in rates:
+        served = [int(trace.served.sum()) for trace in traces]
+        columns["requested_requests_per_s"] = np.repeat(np.array(rates, np.float64), served)
     if timed.cause is not None:
         columns["cause"] = np.array([word or None for word in timed.cause], object)
     return columns

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from suites.measure.load.arrivals import MOST_REQUESTS
+
 LoadKind = Literal["open", "closed", "capacity"]
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-MOST_AN_EPISODE = 1_000_000
-"""Requests; their times are held at once."""
 CLIENT_REQUESTS = 5
 """Fewest requests of an episode for each client of a closed loop."""
 
@@ -48,7 +48,7 @@ class LoadTable(_Table):
     """Calls that the session takes at once; the others wait in the order of their arrival."""
     seconds: Annotated[float, Field(ge=0.05, le=3600)] | None = None
     """During which requests arrive in one episode; 2 unless ``requests`` is given."""
-    requests: Annotated[int, Field(ge=20, le=MOST_AN_EPISODE)] | None = None
+    requests: Annotated[int, Field(ge=20, le=MOST_REQUESTS)] | None = None
     """Requests of one episode, instead."""
     episodes: Annotated[int, Field(ge=2, le=1000)] | None = None
     """Turns of the cell; 4 by default. A capacity search has ``probes``."""
@@ -83,10 +83,10 @@ class LoadTable(_Table):
             raise ValueError("give seconds or requests, not both")
         if self.rate is not None and self.requests is None:
             expected = self.rate * (self.episode_seconds or 0.0)
-            if expected > MOST_AN_EPISODE:
+            if expected > MOST_REQUESTS:
                 raise ValueError(
                     f"rate x seconds are {expected:,.0f} requests an episode, more than "
-                    f"{MOST_AN_EPISODE:,}; give a lower rate, or fewer seconds"
+                    f"{MOST_REQUESTS:,}; give a lower rate, or fewer seconds"
                 )
         if self.concurrency is not None:
             if self.arrivals != "poisson" or self.burstiness is not None:

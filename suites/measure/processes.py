@@ -92,10 +92,16 @@ def between(logs: np.ndarray, confidence: float = 0.95) -> tuple[float, float, f
         raise ValueError(f"an interval needs {FEWEST_PROCESSES} processes, not {k}")
     apart = np.arange(1, k)
     f = 1 + 2 * float(np.sum((1 - apart / k) * CORRELATION**apart))
-    stretch = math.sqrt(f * (k - 1) / (k - f))
-    centre = float(np.mean(logs))
-    reach = float(stretch * stats.t.ppf((1 + confidence) / 2, k - 1) * stats.sem(logs))
+    centre, reach = students(logs, confidence)
+    reach *= math.sqrt(f * (k - 1) / (k - f))
     return centre - reach, centre, centre + reach
+
+
+def students(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Mean of independent values, shape ``(n,)``, and the half width of its interval,
+    ``t_{n-1} s / sqrt(n)`` (Student 1908)."""
+    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values)), float(reach)
 
 
 def balanced_quantile(parts: Sequence[np.ndarray], level: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from suites.measure.measurement import Measurement, Samples
 from suites.measure.plan import FEWEST_PROCESSES
-from suites.measure.processes import between
+from suites.measure.processes import between, students
 from suites.measure.quantiles import autoregressive_samples
 
 FEWEST_ROUNDS = 3
@@ -111,9 +111,11 @@ def _ratio(a: LogMedians, b: LogMedians, confidence: float) -> RatioEstimate | N
 def _of_one_process(differences: np.ndarray, confidence: float) -> RatioEstimate:
     n = len(differences)
     stretch = math.sqrt(n / max(autoregressive_samples(differences), 1.0))
-    low, centre, high = _by_signed_ranks(differences, confidence) or between(
-        differences, confidence
-    )
+    found = _by_signed_ranks(differences, confidence)
+    if found is None:
+        mean, reach = students(differences, confidence)
+        found = mean - reach, mean, mean + reach
+    low, centre, high = found
     return RatioEstimate(
         math.exp(centre),
         math.exp(centre - stretch * (centre - low)),

@@ -10,10 +10,11 @@ from reports import markdown, serving
 from reports.columns import BY_NAME
 from reports.columns.load import LOAD
 from reports.decision import decide
-from reports.figures.load import build_name, load_figure
+from reports.figures.load import load_figure
 from reports.figures.marks import Marks
 from reports.html.load import under_load
 from reports.schema import validate_row
+from reports.wording import build_name
 
 
 @pytest.fixture
@@ -88,6 +89,14 @@ def test_a_capacity_is_an_interval(load_row, met, missed, shown) -> None:
     columns = {"capacity_requests_per_s": met, "capacity_missed_requests_per_s": missed}
     row = load_row("search", 50, None, load="capacity", **columns)
     assert serving.capacity(row) == shown
+
+
+def test_requests_that_were_given_up_are_a_column_where_there_were_some(load_row) -> None:
+    calm, lossy = load_row("calm", 50, 9.0), load_row("lossy", 80, 20.0, requests_given_up=7)
+    for narrow in (False, True):
+        assert "given up" not in dict(serving.headings([calm], narrow))
+        told = dict(serving.headings([calm, lossy], narrow))
+        assert told["given up"](lossy) == "7"
 
 
 def test_clients_stand_where_a_rate_would(load_row) -> None:

@@ -11,12 +11,14 @@ import pytest
 
 from compile.errors import InputError
 from reports.gate import Finding, GateReport
+from suites.builder import Builder, BuildFailed
 from suites.cli import main
 from suites.gate.keeping import keep_baseline
 from suites.gate.kept import KeptBaseline, keep
 from suites.gate.pair import PairPlan
 from suites.gate.rules import AccuracyRule, GateTable, GrowthRule, LatencyRule
 from suites.gate.run import Recipes, gate
+from suites.gate.site import open_site
 from suites.suite import load_suite
 
 QUICK = PairPlan(warmup_s=0.01, rounds=3, block_s=0.01)
@@ -99,6 +101,29 @@ def test_a_side_that_dies_is_a_failure_and_no_pass(kept) -> None:
     report = gate(str(suite), folder, plan=QUICK, seed=1)
     assert report.exit_code == 4
     assert "SIGSEGV" in report.lines()[-2]
+
+
+def test_what_the_builder_said_is_still_there_when_the_gate_has_ended(
+    suite_file, monkeypatch
+) -> None:
+    def killed_when_it_has_begun(builder: Builder, request: object) -> None:
+        connection = connect(builder)
+        connection.send(request)
+        connection.recv()
+        assert builder._process is not None
+        builder._process.kill()
+        raise BuildFailed("error", builder._how_it_died())
+
+    connect = Builder._connect
+    monkeypatch.setattr(Builder, "build", killed_when_it_has_begun)
+    with open_site(str(suite_file()), None, None) as site:
+        (subject,) = site.subjects.values()
+        with (
+            site.bench(subject, site.cells) as bench,
+            pytest.raises(BuildFailed, match=r"SIGKILL; see .*gate\.log") as died,
+        ):
+            bench.builds.base()
+    assert Path(str(died.value).rpartition("see ")[2]).is_file()
 
 
 def test_a_cell_that_is_gone_or_new_is_never_passed(kept) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scripts.coverage import measured
 from suites.measure.loop import measure
-from suites.measure.measurement import Measurement, Samples
 from suites.measure.plan import MeasurePlan
 from suites.measure.ratio import ratio_interval, ratios, signed_rank
 
@@ -76,23 +76,9 @@ def test_ratio_is_the_middle_of_what_the_signed_rank_test_does_not_reject(pair):
     assert ratio.high >= math.exp(max(kept))
 
 
-def measured(medians_ms):
+def rounds_of(medians_ms):
     """A cell with one call in each round."""
-    medians = np.array(medians_ms, float)
-    rounds = np.arange(len(medians), dtype=np.int32)
-    none = np.zeros(len(medians), bool)
-    return Measurement(
-        status="ok",
-        reason="",
-        stopped_by="time",
-        samples=Samples((medians * 1e6).astype(np.int64), none, rounds, rounds, none),
-        looks=(),
-        quantiles={},
-        minimum_ns=None,
-        mad_ns=None,
-        warmup_calls=0,
-        warmup_seconds=0.0,
-    )
+    return measured(np.array(medians_ms, float) / 10, calls=1)
 
 
 def alternating(n, size=0.01):
@@ -103,7 +89,7 @@ def alternating(n, size=0.01):
 @pytest.mark.parametrize("rounds", [6, 9, 15, 40])
 def test_ratio_has_the_ends_of_the_exact_test_where_rounds_are_independent(rounds):
     found = alternating(rounds) + 0.2
-    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(rounds, 10.0)))
+    ratio = ratio_interval(rounds_of(np.exp(found) * 10), rounds_of(np.full(rounds, 10.0)))
     for end, outwards in ((ratio.low, -1), (ratio.high, 1)):
         inside, outside = (math.log(end) - outwards * 1e-6, math.log(end) + outwards * 1e-6)
         assert stats.wilcoxon(found - inside, method="exact").pvalue > 0.05
@@ -112,7 +98,7 @@ def test_ratio_has_the_ends_of_the_exact_test_where_rounds_are_independent(round
 
 def test_ratio_of_five_rounds_is_students():
     found = alternating(5) + 0.2
-    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(5, 10.0)))
+    ratio = ratio_interval(rounds_of(np.exp(found) * 10), rounds_of(np.full(5, 10.0)))
     plain = stats.ttest_1samp(found, 0).confidence_interval(0.95)
     assert (ratio.low, ratio.high) == pytest.approx((math.exp(plain.low), math.exp(plain.high)))
     assert ratio.value == pytest.approx(math.exp(found.mean()))
@@ -121,7 +107,7 @@ def test_ratio_of_five_rounds_is_students():
 def test_ratio_is_not_moved_by_a_round_in_which_the_machine_changed_its_speed():
     found = alternating(20) + 0.2
     found[7] = 1.8  # the one block was over when a neighbour came
-    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(20, 10.0)))
+    ratio = ratio_interval(rounds_of(np.exp(found) * 10), rounds_of(np.full(20, 10.0)))
     assert ratio.value == pytest.approx(math.exp(0.2), rel=0.01)
     assert ratio.high / ratio.low < 1.03
     by_student = stats.ttest_1samp(found, 0).confidence_interval(0.95)
@@ -130,7 +116,7 @@ def test_ratio_is_not_moved_by_a_round_in_which_the_machine_changed_its_speed():
 
 def test_ratio_of_a_thousand_rounds_averages_the_pairs_of_some():
     found = alternating(1001) + 0.2
-    ratio = ratio_interval(measured(np.exp(found) * 10), measured(np.full(1001, 10.0)))
+    ratio = ratio_interval(rounds_of(np.exp(found) * 10), rounds_of(np.full(1001, 10.0)))
     assert ratio.rounds == 1001
     assert ratio.value == pytest.approx(math.exp(0.2), rel=0.01)
 

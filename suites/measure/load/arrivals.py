@@ -15,7 +15,8 @@ import numpy as np
 
 from compile.errors import InputError
 
-MOST_REQUESTS = 5_000_000
+MOST_REQUESTS = 1_000_000
+"""Of one episode; their times are held at once."""
 
 
 def arrivals(
@@ -32,7 +33,7 @@ def arrivals(
     Poisson process, less makes bursts, infinity an even beat. Either ``requests`` many, or all
     that fall into ``seconds``, which may be none. The first gap counts too: nothing arrives at
     zero. Raises ValueError for a rate or shape that is not positive, and InputError for a schedule
-    of more than five million requests.
+    of more than ``MOST_REQUESTS``.
     """
     if not (rate > 0 and burstiness > 0) or (seconds is None) == (requests is None):
         raise ValueError(

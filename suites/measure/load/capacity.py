@@ -8,7 +8,7 @@ meet and the lowest shown to miss; the truth lies between.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -241,14 +241,3 @@ class CapacitySearch:
     @property
     def found(self) -> Capacity:
         return Capacity(self._met(), self._missed(), self._looks, dict(self._judged))
-
-
-def search_capacity(
-    probe: Callable[[float], Trace], slo: Slo, start: float, **settings: float
-) -> Capacity:
-    """Run a whole search. ``probe`` makes one episode at a rate; ``settings`` are those of
-    ``CapacitySearch``."""
-    search = CapacitySearch(slo, start, **settings)  # type: ignore[arg-type]
-    while (rate := search.next_rate()) is not None:
-        search.add(rate, probe(rate))
-    return search.found

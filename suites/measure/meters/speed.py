@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtimes.doctor import cpu
 from suites.measure.meters.meter import Seen, Unreadable
 
 PASSES = 3
@@ -59,15 +60,7 @@ class Yardstick:
     def of_machine(cls, threads: int, folder: Path) -> Yardstick:
         """One that remembers in ``folder`` what so many threads reach on this machine: another
         processor, name of the machine, NumPy or number of threads is another memory."""
-        processor = next(
-            (
-                line.partition(":")[2].strip()
-                for line in _lines(Path("/proc/cpuinfo"))
-                if line.startswith("model name")
-            ),
-            platform.processor(),
-        )
-        told = f"{processor} {platform.node()} {np.__version__} {threads} {PASSES}"
+        told = f"{cpu()['model']} {platform.node()} {np.__version__} {threads} {PASSES}"
         name = hashlib.sha256(told.encode()).hexdigest()[:12]
         return cls(threads, folder / f"yardstick-{name}.json")
 
@@ -156,13 +149,6 @@ def _works() -> tuple[Callable[[], object], Callable[[], object]]:
         lambda: np.matmul(matrices, factor, out=products),
         lambda: np.add.reduce(terms, axis=0, out=total),
     )
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def _load(file: Path | None) -> list[np.ndarray]:

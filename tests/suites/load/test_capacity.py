@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts.queues import FEW, capacity_searches, episode, lindley
+from scripts.queues import FEW, capacity_searches, episode, lindley, search_capacity
 from suites.measure.load.capacity import (
     CapacitySearch,
     fewest_requests,
     judge,
     miss_bounds,
     overloaded,
-    search_capacity,
 )
 from suites.measure.load.saturation import saturation
 from suites.measure.load.slo import Slo

@@ -21,8 +21,9 @@ from runtimes.serving import Served
 from suites import rows
 from suites.blocks import SessionKey
 from suites.cell import Cell
-from suites.load import phase as load_phase
-from suites.load.phase import closed_end_ns, patience_ns, run_load_phase
+from suites.load import loaded_cell
+from suites.load.loaded_cell import LoadedCell, backlog_ns, closed_end_ns
+from suites.load.phase import run_load_phase
 from suites.measure.load.slo import Slo
 from suites.measure.plan import MeasurePlan
 from suites.phase import Outcome
@@ -41,7 +42,7 @@ Phase = Callable[..., tuple[dict[str, dict[str, Any]], dict[str, Outcome]]]
 @pytest.fixture
 def phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phase]:
     """(load, name=behaviour, ...) -> validated rows and outcomes by name."""
-    monkeypatch.setattr(load_phase, "PACE_S", 0.04)
+    monkeypatch.setattr(loaded_cell, "PACE_S", 0.04)
     sessions = []
 
     def run(load: dict[str, Any], **behaviours: Behaviour):
@@ -110,7 +111,7 @@ def test_a_session_that_dies_under_load_leaves_the_others_alone(
 ) -> None:
     # Without a warm-up, whose length is the machine's: then at most 130 calls are made before the
     # first episode, some 60 in each, and call 300 is in one of them.
-    monkeypatch.setattr(load_phase._Cell, "warm_up", lambda cell: None)
+    monkeypatch.setattr(LoadedCell, "warm_up", lambda cell: None)
     told, outcomes = phase(
         {"rate": 200, "seconds": 0.3, "episodes": 8},
         healthy=Behaviour(latency_ms=1),
@@ -218,10 +219,10 @@ def test_a_closed_loop_of_so_many_requests_ends_with_its_last_answer() -> None:
 
 
 def test_patience_is_for_what_a_stable_session_may_need() -> None:
-    assert patience_ns(2000, None, 10.0) == 1000
-    assert patience_ns(2000, Slo(700, 0.9), 10.0) == 1400
+    assert backlog_ns(2000, None, 10.0) == 1000
+    assert backlog_ns(2000, Slo(700, 0.9), 10.0) == 1400
     # A session whose calls are long for the episode: one that waits for two others is no overload.
-    assert patience_ns(2000, Slo(700, 0.9), 500.0) == 10_000
+    assert backlog_ns(2000, Slo(700, 0.9), 500.0) == 10_000
 
 
 def test_an_episode_in_which_nobody_comes_says_so(phase: Phase) -> None:

@@ -27,7 +27,7 @@ MS = 1_000_000
 
 @pytest.fixture
 def measured(suite_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("suites.load.phase.PACE_S", 0.04)
+    monkeypatch.setattr("suites.load.loaded_cell.PACE_S", 0.04)
     # The test writes the report itself, and needs no process for it.
     monkeypatch.setattr("suites.run._publish_apart", lambda out, show: None)
     suite = suite_file("latency_ms = 5.0", more=LOADS)
@@ -67,6 +67,7 @@ def test_load_cells_have_rows_samples_and_a_section_and_are_not_ranked(measured)
     e2el = (kept["start_ns"] + kept["latency_ns"] - kept["arrival_ns"]).astype(float)
     assert e2el.mean() / MS == pytest.approx(calm["e2el_mean_ms"])
     assert np.std(e2el) / MS == pytest.approx(calm["e2el_std_ms"])
+    assert (samples["requested_requests_per_s"] == 60).all()
     # A fifth of the 0.5 s in which requests arrive is ramp-up.
     assert (kept["arrival_ns"] >= 100 * MS).all()
     assert (samples.loc[samples["phase"] == "warmup", "arrival_ns"] < 100 * MS).all()

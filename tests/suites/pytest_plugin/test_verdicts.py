@@ -93,6 +93,23 @@ def test_drop_within_what_is_allowed_passes(run, runs, columns):
     run("-W", "error").assert_outcomes(passed=2)
 
 
+def capacity(met: float | None, missed: float | None) -> dict[str, Any]:
+    return {
+        "load": "capacity",
+        "slo": "99 % within 20 ms",
+        "capacity_requests_per_s": met,
+        "capacity_missed_requests_per_s": missed,
+    }
+
+
+def test_search_that_found_no_rate_to_keep_its_slo_fails(run, runs):
+    runs.columns["one"] = capacity(None, 12.5)
+    runs.columns["two"] = capacity(80.0, 95.0)
+    result = run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["no rate was shown to keep 99 % within 20 ms: below 12.5/s"])
+
+
 def test_max_drop_is_the_suites(run, runs, pytester):
     runs.columns["one"] = drop(0.03, 0.011, 0.04)
     pytester.path.joinpath("fakes.toml").write_text(runs.suite + "[ship]\nmax_drop = 0.05\n")
