@@ -7,6 +7,8 @@ above by what tells one behaviour from another.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from runtimes.fake import Behaviour, expected_outputs, write_fake
 from suites import rows, visits
 from suites.blocks import SessionKey
 from suites.cell import Cell
+from suites.measure.meters.speed import SLOW, Yardstick
 from suites.measure.plan import MeasurePlan
 from suites.phase import Outcome, visit
 from suites.sessions import LiveSession
@@ -177,3 +180,31 @@ def test_every_row_says_what_surrounded_its_calls(outcomes: dict[str, Outcome]) 
         assert found["machine_switches_per_s"] > 20.0
         assert (found["energy_j_per_sample"] is None) == (found["energy_source"] is None)
         assert found["energy_source"] or found["energy_absent"]
+
+
+def test_a_slow_machine_is_waited_for_marked_and_counted(tmp_path: Path) -> None:
+    remembered = tmp_path / "yardstick.json"
+    remembered.write_text("[[1.0, 1.0]]")  # once it took a nanosecond: it is slow ever since
+    write_fake(tmp_path / "slow", SIGNATURE, Behaviour(latency_ms=4))
+    artifact = Artifact(tmp_path / "slow", "slow", "onnx", SIGNATURE, (), {})
+    key = SessionKey("fake", "slow", "fake", "default", "cpu")
+    workload = Workload(batch=2)
+    feeds = SIGNATURE.feeds(workload.sizes)
+    with LiveSession(
+        key, artifact, Tolerance(), RuntimeEntry(timeout=5), 1, tmp_path / "logs"
+    ) as session:
+        (found,) = visit(
+            [(session, Cell("fake", "slow", "fake", "default", "two", "cpu"))],
+            workload,
+            {key: feeds},
+            {"slow": expected_outputs(SIGNATURE, feeds)},
+            replace(PLAN, patience_s=0.3, max_seconds=0.3),
+            seed=3,
+            on_progress=lambda text, fraction: None,
+            yardstick=Yardstick(1, remembered),
+        )
+    assert found.failure is None
+    assert 0.3 <= found.spent["machine_waited_s"] < 3
+    conditions = found.measurement.conditions
+    assert conditions.disturbed_by["speed"] == found.measurement.samples.kept.size
+    assert conditions.figures["machine_speed"] < SLOW
