@@ -88,7 +88,8 @@ LATENCY: tuple[Column, ...] = (
         "drift",
         "float",
         "",
-        "Relative change of the median from the first to the last third of the samples.",
+        "Relative change of the median from the first to the last third of the samples; of several "
+        "processes, the largest.",
     ),
     Column(
         "own_drift",
