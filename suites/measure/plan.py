@@ -9,6 +9,8 @@ from compile.errors import InputError
 
 FEWEST_PROCESSES = 3
 """From which an interval is made: that of two rests on one degree of freedom and says nothing."""
+FEWEST_CALLS = 6
+"""For which a 95 % interval of the median exists."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class MeasurePlan:
 
     processes: int = 5
     """Fresh processes of each build in which a cell is measured, with the other cells of the suite
-    between them. One, or at least ``FEWEST_PROCESSES``. Each gets its share of ``max_seconds`` and
-    ``patience_s``."""
+    between them. One, or at least ``FEWEST_PROCESSES``. Each gets its share of ``min_samples``,
+    ``max_seconds`` and ``patience_s``."""
     precision: float = 0.02
     """Asked half width of the p50's interval, relative to the p50."""
     confidence: float = 0.95
@@ -72,7 +74,11 @@ class MeasurePlan:
         _require(0 < self.precision < 1, "precision must lie between 0 and 1", self.precision)
         _require(0.5 <= self.confidence < 1, "confidence must be in [0.5, 1)", self.confidence)
         _require(self.growth >= 1.1, "growth must be at least 1.1", self.growth)
-        _require(self.min_samples >= 6, "min_samples must be at least 6", self.min_samples)
+        _require(
+            self.min_samples >= FEWEST_CALLS,
+            f"min_samples must be at least {FEWEST_CALLS}",
+            self.min_samples,
+        )
         _require(
             self.first_look >= self.min_samples,
             f"first_look must be at least min_samples ({self.min_samples})",
@@ -108,6 +114,7 @@ class MeasurePlan:
             self,
             processes=1,
             precision=min(self.precision * math.sqrt(k), max(self.precision, 0.5)),
+            min_samples=min(self.min_samples, max(FEWEST_CALLS, math.ceil(self.min_samples / k))),
             max_seconds=max(self.max_seconds / k, self.min_seconds),
             patience_s=self.patience_s / k,
         )

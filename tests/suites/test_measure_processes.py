@@ -202,6 +202,8 @@ def test_a_plan_of_two_processes_is_refused():
 def test_a_process_has_its_share_of_the_plan():
     share = MeasurePlan(processes=4, precision=0.02, max_seconds=8, patience_s=2).of_one_process()
     assert (share.processes, share.max_seconds, share.patience_s) == (1, 2.0, 0.5)
+    assert share.min_samples == 6
+    assert MeasurePlan(processes=4, min_samples=30).of_one_process().min_samples == 8
     assert share.precision == pytest.approx(0.04)
     assert MeasurePlan(processes=1).of_one_process() == MeasurePlan(processes=1)
     # Never less time than a first look takes, never a precision that says nothing.
