@@ -26,6 +26,8 @@ from suites.measure.stopping import Stopping
 
 WARMUP_SHARE = 0.2
 """Of a cell's progress bar."""
+MOST_REWARM_CALLS = 10_000
+"""Of calls of a microsecond or less; one that reads 0 ns would be made for ever."""
 
 
 class Sampler(Protocol):
@@ -111,6 +113,7 @@ class _Cell:
         self._stopping: Stopping | None = None
         self._blocks: list[Block] = []
         self._block_calls = 1
+        self._rewarm_calls = plan.rewarm_calls
         self._kept = 0
         self._seconds = 0.0
         self._budget = plan.max_seconds
@@ -148,13 +151,15 @@ class _Cell:
         self._stopping = Stopping(plan, size)
         in_block = math.ceil(plan.block_seconds / max(seconds, 1e-9))
         self._block_calls = max(1, min(in_block, math.ceil(size / plan.min_rounds)))
+        rewarm = math.ceil(plan.rewarm_seconds / max(seconds, 1e-9))
+        self._rewarm_calls = min(max(plan.rewarm_calls, rewarm), MOST_REWARM_CALLS)
 
     def take_turn(self, round_number: int) -> None:
         """One block; a look when it is due; the end when precise enough or out of budget."""
         plan, stopping = self._plan, self._stopping
         assert stopping is not None, "a cell takes turns only after its warm-up"
         calls = min(self._block_calls, stopping.next_size - self._kept)
-        block = self._timed_block(calls, plan.rewarm_calls, round_number)
+        block = self._timed_block(calls, self._rewarm_calls, round_number)
         if block is None:
             return
         self._kept += calls

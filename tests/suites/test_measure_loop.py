@@ -74,6 +74,13 @@ def rounds_of(machine):
     return [*rounds, current]
 
 
+@pytest.mark.parametrize(("call_ms", "rewarm"), [(100.0, 1), (15.0, 1), (4.0, 4), (0.5, 30)])
+def test_a_turn_is_rewarmed_for_a_time_and_by_one_call_at_least(call_ms, rewarm):
+    machine = Machine()
+    run(machine, [machine.sampler("only", call_ms, 0.0, 0)], PLAN)
+    assert {turn[2] for turn in machine.turns} == {0, rewarm}
+
+
 def test_every_round_gives_each_live_sampler_one_turn_in_random_order():
     plan = MeasurePlan(first_look=60, min_rounds=30, block_seconds=0.02)
     machine = Machine()
@@ -225,7 +232,8 @@ def test_cell_without_an_interval_gets_its_time_once_more_where_that_may_help(ru
     def in_runs(made):
         return 10.0 if np.random.default_rng(made // run).random() < 0.5 else 14.0
 
-    found = one(in_runs, MeasurePlan(max_seconds=1.0, min_warmup_s=0.0, drift_tolerance=0.9))
+    plan = MeasurePlan(max_seconds=1.0, min_warmup_s=0.0, drift_tolerance=0.9, rewarm_seconds=0.0)
+    found = one(in_runs, plan)
     assert found.stopped_by == "time"
     spent = sum(found.samples.nanoseconds[~found.samples.warmup]) / 1e9
     assert spent == pytest.approx(1.75 if again else 0.92, abs=0.15)
