@@ -4,8 +4,9 @@
     python -m scripts.truth --sizes    # onnxruntime-cpu from a fraction of a millisecond to 200 ms
 
 For a small encoder at several sizes (batch x sequence) a worker and two bare loops
-(``scripts/bare_loop.py``) take turns in random order; all live in processes of their own for the
-whole run and are stopped between their turns. One loop has its C allocator settled as a worker has
+(``scripts/bare_loop.py``) take turns in random order; all live in processes of their own and are
+stopped between their turns. Two processes of one program differ by some per cent, so there are
+several trios of fresh ones, one after the other. One loop has its C allocator settled as a worker has
 (``runtimes/allocator.py``), the other leaves it as the process came. Below the table stands what
 the harness itself costs: in the time that it reports, and beside it.
 """
@@ -18,7 +19,8 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +34,50 @@ from runtimes.fake import Behaviour, write_fake
 from runtimes.session import SessionOptions
 from scripts.bare_loop import BareLoop
 from suites.builder import Builder, BuildRequest
+from suites.measure.processes import between
 from suites.suite_file import ModelEntry
 
-ROUNDS = 30
+TRIOS = 5
+ROUNDS = 8
+"""Of each trio."""
 SECONDS = 0.25
 TWO_SIZES = ((1, 128), (8, 128))
 MANY_SIZES = ((1, 1), (1, 16), (1, 64), (2, 128), (8, 128), (40, 128))
 EMPTY_CALLS = 100_000
 
 
+@dataclass
+class Turns:
+    """Medians of a turn in milliseconds, in the order of the rounds, of one trio of processes."""
+
+    mine: list[float]
+    settled: list[float]
+    fresh: list[float]
+    faults: list[float]
+    """Page faults of a call in the fresh loop."""
+
+
 def compare(
     artifact: Artifact, runtime: str, size: tuple[int, int], threads: int, logs: Path
 ) -> str:
-    """One line: the medians of all three, and Assay's over each loop's, by rounds. ``size`` is
-    batch and sequence."""
+    """One line: the medians of all three, and Assay's over each loop's. ``size`` is batch and
+    sequence."""
+    trios = [_trio(artifact, runtime, size, threads, logs) for _ in range(TRIOS)]
+    ours, theirs, freshly = (
+        f"{np.median([turn for trio in trios for turn in getattr(trio, who)]):.4g}"
+        for who in ("mine", "settled", "fresh")
+    )
+    return (
+        f"| {runtime} | {size[0]} x {size[1]} | {ours} "
+        f"| {theirs} | {_ratio([(t.mine, t.settled) for t in trios])} "
+        f"| {freshly} | {_ratio([(t.mine, t.fresh) for t in trios])} "
+        f"| {np.median([turn for trio in trios for turn in trio.faults]):,.0f} |"
+    )
+
+
+def _trio(
+    artifact: Artifact, runtime: str, size: tuple[int, int], threads: int, logs: Path
+) -> Turns:
     batch, sequence = size
     feeds = artifact.signature.feeds({"batch": batch, "sequence": sequence})
     settled, fresh = (
@@ -68,12 +100,7 @@ def compare(
                 turn(calls)
     settled.end()
     fresh.end()
-    medians = [float(np.median(each)) for each in (mine, settled.medians, fresh.medians)]
-    ours, theirs, freshly = (f"{each:.4g}" for each in medians)
-    return (
-        f"| {runtime} | {batch} x {sequence} | {ours} | {theirs} | {_ratio(mine, settled.medians)} "
-        f"| {freshly} | {_ratio(mine, fresh.medians)} | {np.median(fresh.faults):,.0f} |"
-    )
+    return Turns(mine, settled.medians, fresh.medians, fresh.faults)
 
 
 def own_costs(folder: Path) -> str:
@@ -106,10 +133,11 @@ def own_costs(folder: Path) -> str:
     )
 
 
-def _ratio(mine: list[float], theirs: list[float]) -> str:
-    """The median over rounds, with its quartiles."""
-    low, middle, high = np.quantile(np.array(mine) / np.array(theirs), [0.25, 0.5, 0.75])
-    return f"{middle:.3f} ({low:.3f}, {high:.3f})"
+def _ratio(trios: Sequence[tuple[list[float], list[float]]]) -> str:
+    """Of typical processes, with its 95 % interval: one draw a trio, the median over its rounds."""
+    logs = [float(np.median(np.log(np.array(mine) / theirs))) for mine, theirs in trios]
+    low, middle, high = np.exp(between(np.array(logs)))
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
@@ -129,7 +157,10 @@ def main() -> None:
                 runtime: builder.build(BuildRequest(entry, Path.cwd(), None, plain, kind))
                 for runtime, kind in kinds.items()
             }
-        print(f"{threads} threads, {ROUNDS} rounds of {SECONDS} s, {time.strftime('%Y-%m-%d')}\n")
+        print(
+            f"{threads} threads, {TRIOS} trios of processes, {ROUNDS} rounds of {SECONDS} s each, "
+            f"{time.strftime('%Y-%m-%d')}\n"
+        )
         titles = ["runtime", "size", "Assay, ms", "bare, ms", "ratio"]
         print("|", " | ".join([*titles, "fresh bare, ms", "ratio", "its page faults a call"]), "|")
         print("|---|---|---|---|---|---|---|---|")
