@@ -6,9 +6,9 @@
 For a small encoder at several sizes (batch x sequence) a worker and two bare loops
 (``scripts/bare_loop.py``) take turns in random order; all live in processes of their own and are
 stopped between their turns. Two processes of one program differ by some per cent, so there are
-several trios of fresh ones, one after the other. One loop has its C allocator settled as a worker has
-(``runtimes/allocator.py``), the other leaves it as the process came. Below the table stands what
-the harness itself costs: in the time that it reports, and beside it.
+several trios of fresh ones, one after the other. One loop has its C allocator settled as a worker
+has (``runtimes/allocator.py``), the other leaves it as the process came. Below the table stands
+what the harness itself costs: in the time that it reports, and beside it.
 """
 
 from __future__ import annotations
