@@ -221,7 +221,11 @@ def _settled_once(old: Row, new: Row) -> bool:
 def _latencies(pairs: Iterable[Pair]) -> Iterator[SideBySide]:
     for old, new in pairs:
         if any(_timed(row) for row in (old, new)):
-            unlike = (*agreement.contracts(old, new), *agreement.workloads(old, new))
+            unlike = (
+                *agreement.contracts(old, new),
+                *agreement.workloads(old, new),
+                *agreement.processes(old, new),
+            )
             yield SideBySide(cell_label(new), old, new, unlike)
 
 

@@ -100,7 +100,7 @@ class RunStore:
         return store
 
     def finished(self) -> set[str]:
-        """Ids of the cells that have a row, whatever its status."""
+        """Ids of the cells that have a row, whatever its status, and not for the time being."""
         return {row["cell_id"] for row in self.rows()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -109,16 +109,21 @@ class RunStore:
             yield _read_row(path)
 
     def record(
-        self, row: Mapping[str, Any], samples: Mapping[str, np.ndarray] | None = None
+        self,
+        row: Mapping[str, Any],
+        samples: Mapping[str, np.ndarray] | None = None,
+        for_now: bool = False,
     ) -> None:
-        """Keep one finished cell.
+        """Keep one finished cell; or, ``for_now``, what is known of one that is not. That stands in
+        the tables of a run that ends before the cell does, and is no reason not to measure it.
 
         ``samples`` has ``latency_ns`` (n,) and, where known, ``block``, ``phase`` ("warmup" or
         "sample"), ``disturbed`` and ``cause``, each (n,). A cell recorded twice keeps the second.
         Raises ReportError for a row that is not valid, and for a disk that is full.
         """
         full = validate_row(row)
-        stem = f"cell-{_sha256(full['cell_id'])[:32]}"
+        digest = _sha256(full["cell_id"])[:32]
+        stem = f"{'part' if for_now else 'cell'}-{digest}"
         columns = None if samples is None else samples_table(full["cell_id"], samples)
         path = self._journal / f"{stem}.parquet"
         if columns is not None:
@@ -126,6 +131,9 @@ class RunStore:
         else:
             path.unlink(missing_ok=True)
         write_whole(self._journal / f"{stem}.json", json.dumps(full).encode())
+        if not for_now:
+            for path in self._journal.glob(f"part-{digest}.*"):
+                path.unlink()
 
     def record_examples(
         self, axes: Mapping[str, str], examples: Mapping[str, np.ndarray | list[Any]]
@@ -150,7 +158,7 @@ class RunStore:
         if facts:
             self._write_run({**read_run(self.folder), **facts})
         placed = []
-        for path in self._journal.glob("cell-*.json"):
+        for path in [*self._journal.glob("cell-*.json"), *self._journal.glob("part-*.json")]:
             row = _read_row(path)
             order = row["order"]
             placed.append((order is None, order or 0, row["finished_at"] or "", path))

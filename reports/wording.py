@@ -119,14 +119,20 @@ def caveats(
             "The machine was too restless for some builds' own latency; they are ranked by the "
             "rounds in which they took turns with the others."
         )
-    if any(row.get("processes") == 1 for row in ranked):
+    if alone := [row for row in ranked if processes(row) == 1]:
+        who = "Each build was" if len(alone) == len(ranked) else "Some builds were"
         yield (
-            "Each build was measured in one process, and intervals are of its calls: another "
-            "process of the same build may be a few per cent faster or slower. Several show by how "
-            "much ([measure] processes)."
+            f"{who} measured in one process, and intervals are of its calls: another process of "
+            "the same build may be a few per cent faster or slower. Several show by how much "
+            "([measure] processes)."
         )
     if fallback := ship.get("fallback"):
         yield f"It did not run quite as asked: {fallback}."
+
+
+def processes(row: Row) -> int:
+    """That a measured row's calls are of; tables from before this was told are of one."""
+    return int(row.get("processes") or 1)
 
 
 def build_name(row: Row) -> str:

@@ -8,8 +8,8 @@ goes on where it was killed), each by a new ``assay run``, and prints for each c
 them the p50's interval holds the median of all runs' calls together (each process counts the same,
 however many calls it took), and by how much the p50s and the two builds' ratios differ from run to
 run. A p50 that no interval was given for counts neither way and is told. "Next process" is the
-correlation of successive processes' medians within a run, which ``suites/measure/processes.py``
-has to assume.
+correlation of successive processes' medians, over all pairs within a run, what differs from run to
+run included: ``suites/measure/processes.py`` has to assume it, and sees neither from one run.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def next_process(runs: Sequence[Sequence[np.ndarray]]) -> str:
-    """Rank correlation of a process's median with the next one's in its run."""
+    """Rank correlation of a process's median with the next one's in its run, over all runs."""
     medians = [[float(np.median(part)) for part in each] for each in runs]
     pairs = [pair for each in medians for pair in itertools.pairwise(each)]
     if len(pairs) < 2:

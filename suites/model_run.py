@@ -17,10 +17,12 @@ from suites.blocks import SessionKey, blocks, session_bytes
 from suites.cell import Cell
 from suites.load.phase import run_load_phase
 from suites.measure.meters.speed import Yardstick
+from suites.measure.plan import FEWEST_PROCESSES
+from suites.measure.processes import share_of
 from suites.phase import Outcome, Visit, visit
 from suites.progress import Display
 from suites.sessions import LiveSession, load_together
-from suites.visits import outcomes
+from suites.visits import hopeless, outcomes
 
 
 class ModelRun:
@@ -128,9 +130,11 @@ class ModelRun:
     ) -> None:
         """Every workload in one process of each session after another. A load's episodes are long
         and its requests many: they have the first processes alone."""
-        bench, plan = self._bench, self._suite.plan
+        bench = self._bench
+        loads = [work.load is not None for work in self._suite.file.workloads.values()]
+        processes = 1 if all(loads) else self._suite.plan.processes
         visits: dict[Cell, list[Visit]] = {}
-        for number in range(plan.processes):
+        for number in range(processes):
             sessions = [
                 bench.session(key, artifact, columns[key])
                 for key, artifact in artifacts.items()
@@ -138,9 +142,8 @@ class ModelRun:
             ]
             if not sessions:
                 return
-            last = number == plan.processes - 1
-            if plan.processes > 1:
-                self._process = f", process {number + 1} of {plan.processes}"
+            if processes > 1:
+                self._process = f", process {number + 1} of {processes}"
             with contextlib.ExitStack() as stack:
                 for session in sessions:
                     stack.enter_context(session)
@@ -150,7 +153,7 @@ class ModelRun:
                 names = list(bench.workloads)
                 self._random.shuffle(names)
                 for name in names:
-                    self._measure_workload(name, opened, truths, visits, last)
+                    self._measure_workload(name, opened, truths, visits, processes - number - 1)
                 self._stage(f"closing {len(sessions)} workers")
 
     def _measure_workload(
@@ -159,10 +162,11 @@ class ModelRun:
         opened: Sequence[LiveSession],
         truths: Truths,
         visits: dict[Cell, list[Visit]],
-        last: bool,
+        to_come: int,
     ) -> None:
-        """One workload in the processes that are open. Rows are recorded with the ``last`` of them;
-        that of a cell that failed, at once."""
+        """One workload in the processes that are open, after which so many are ``to_come``. A cell
+        that need not go on has its row at once, the others have one for the time being: a run may
+        be killed."""
         pairs = [
             (session, cell)
             for session in opened
@@ -186,19 +190,20 @@ class ModelRun:
                 session = next(s for s, cell in pairs if cell == outcome.cell)
                 self._record_outcome(outcome, {**session.columns, **session.timings})
             return
-        plan = self._suite.plan.of_one_process()
-        for found in visit(*given, plan, seed, self._stage, self._yardstick):
+        whole = self._suite.plan
+        for found in visit(*given, share_of(whole), seed, self._stage, self._yardstick):
             visits.setdefault(found.cell, []).append(found)
-            if found.failure is not None:
+            if found.failure is not None or hopeless(visits[found.cell], whole.processes):
                 self._end(found.cell, visits, columns[found.cell])
-        if last:
-            together = {cell: visits[cell] for cell in columns if cell in visits}
-            for outcome in outcomes(together, plan.confidence):
-                self._record_outcome(outcome, columns[outcome.cell])
+        together = {cell: visits[cell] for cell in columns if cell in visits}
+        had = whole.processes - to_come
+        if had == 1 or had >= FEWEST_PROCESSES:
+            for outcome in outcomes(together, whole):
+                self._record_outcome(outcome, columns[outcome.cell], for_now=to_come > 0)
 
     def _end(self, cell: Cell, visits: dict[Cell, list[Visit]], columns: Mapping[str, Any]) -> None:
-        """The row of a cell whose last visit failed."""
-        for outcome in outcomes({cell: visits.pop(cell)}, self._suite.plan.confidence):
+        """The row of a cell that failed, or that more processes cannot help."""
+        for outcome in outcomes({cell: visits.pop(cell)}, self._suite.plan):
             self._record_outcome(outcome, columns)
 
     def _opened(self, session: LiveSession, visits: dict[Cell, list[Visit]]) -> bool:
@@ -233,15 +238,23 @@ class ModelRun:
         for cell in cells:
             self._record(cell, {**(columns or {}), **rows.failure(error)})
 
-    def _record_outcome(self, outcome: Outcome, columns: Mapping[str, Any]) -> None:
-        self._record(outcome.cell, {**outcome.columns, **columns}, outcome.samples)
+    def _record_outcome(
+        self, outcome: Outcome, columns: Mapping[str, Any], for_now: bool = False
+    ) -> None:
+        self._record(outcome.cell, {**outcome.columns, **columns}, outcome.samples, for_now)
 
     def _record(
-        self, cell: Cell, columns: dict[str, Any], samples: dict[str, np.ndarray] | None = None
+        self,
+        cell: Cell,
+        columns: dict[str, Any],
+        samples: dict[str, np.ndarray] | None = None,
+        for_now: bool = False,
     ) -> None:
         workload = self._suite.file.workloads[cell.workload]
         row = rows.identity(self._suite.name, cell, workload, self._order) | columns
-        self._recorder.record(row, samples)
+        self._recorder.record(row, samples, for_now)
+        if for_now:
+            return
         self._recorded.add(cell)
         self._order += 1
         self._display.advance(cell.label, row["status"])

@@ -46,11 +46,13 @@ class Visit:
 
     cell: Cell
     said: dict[str, Any]
-    """Columns that every process repeats: of the checked call, the contract, the proof."""
+    """Columns of the checked call, the contract and the proof, which processes should repeat."""
     measurement: Measurement | None = None
     """None where the session failed before the clock."""
+    circumstances: dict[str, Any] = field(default_factory=dict)
+    """Columns of how the process began and how the machine was meanwhile."""
     figures: dict[str, Any] = field(default_factory=dict)
-    """Columns that are figures of this one process."""
+    """Columns that were measured after the clock; empty unless the measurement is ``ok``."""
     spent: dict[str, float] = field(default_factory=dict)
     """Columns of seconds that processes add up."""
     failure: Exception | None = None
@@ -71,8 +73,8 @@ def visit(
     yardstick: Yardstick | None = None,
 ) -> list[Visit]:
     """Measure the cells of one workload in the sessions that are open, interleaved. ``plan`` is
-    that of one process, ``references`` is by recipe. With a ``yardstick`` turns are put off while
-    the machine is slow, as long as ``plan.patience_s``.
+    that of one process (``share_of``), ``references`` is by recipe. With a ``yardstick`` turns are
+    put off while the machine is slow, as long as ``plan.patience_s``.
 
     A cell that fails has its failure in its visit and leaves the others alone.
     """
@@ -101,11 +103,11 @@ def visit(
     found = []
     for id, (session, cell, said) in ready.items():
         measurement = measured[id]
-        failure, figures = measurement.failure, {**pressure, **session.timings}
+        failure, figures = measurement.failure, {}
         timed_s = float(measurement.samples.nanoseconds.sum()) / 1e9
         if measurement.status == "ok":
             try:
-                figures |= _after_the_clock(
+                figures = _after_the_clock(
                     session,
                     workload,
                     feeds[session.key],
@@ -118,8 +120,9 @@ def visit(
                 failure = error
         if failure is not None:
             session.abandon_if_dead(failure)
+        around = {**pressure, **session.timings}
         spent = {"timed_s": timed_s, "machine_waited_s": patience.waited_s}
-        found.append(Visit(cell, said, measurement, figures, spent, failure))
+        found.append(Visit(cell, said, measurement, around, figures, spent, failure))
     timed = sum(each.spent["timed_s"] for each in found)
     share = (time.perf_counter() - start - timed) / max(1, len(found))
     for each in found:

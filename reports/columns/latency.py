@@ -51,7 +51,8 @@ LATENCY: tuple[Column, ...] = (
         "latency_mad_ms",
         "float",
         "ms",
-        "Median absolute deviation of the samples from their median, not scaled.",
+        "Median absolute deviation of the samples from their median, each process counting the "
+        "same, not scaled.",
     ),
     Column("samples", "int", "calls", "Timed calls after warm-up. One sample is one call."),
     Column(
@@ -65,14 +66,16 @@ LATENCY: tuple[Column, ...] = (
         "processes",
         "int",
         "",
-        "Fresh processes whose calls these are. The interval of one process's calls does not hold "
-        "what differs from process to process; that of several does.",
+        "Fresh processes that made calls after their warm-up. The interval of one process's calls "
+        "does not hold what differs from process to process; that of several does. Null in load "
+        "workloads, which have one.",
     ),
     Column(
         "processes_unsteady",
         "int",
         "",
-        "Those in which the cell was not stationary. Null where there was one process.",
+        "Of all the cell's processes, also those without calls after a warm-up, those in which it "
+        "was not stationary. Null where there was one process.",
     ),
     Column(
         "processes_spread",

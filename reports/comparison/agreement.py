@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reports import wording
 from reports.columns import CONTRACT
 from reports.provenance import flatten
 
@@ -60,6 +61,14 @@ def workloads(before: Row, after: Row) -> list[Difference]:
     """What differs between what was asked of the two sessions."""
     settled = any(row.get("rate_share") is not None for row in (before, after))
     return _between(before, after, WORKLOAD if settled else (*WORKLOAD, RATE), "")
+
+
+def processes(before: Row, after: Row) -> list[Difference]:
+    """Whether one's interval is of calls and the other's of processes."""
+    counts = [wording.processes(row) for row in (before, after)]
+    if (counts[0] == 1) == (counts[1] == 1):
+        return []
+    return [Difference("processes", *map(str, counts))]
 
 
 def listed(differences: Sequence[Difference]) -> str:

@@ -24,6 +24,7 @@ from reports.html.load import under_load
 from reports.html.provenance import environment, failures, reproduce
 from reports.html.table import cells_table
 from reports.serving import NOTE
+from reports.wording import processes
 
 Row = Mapping[str, Any]
 
@@ -154,13 +155,15 @@ def _latency(
 
 def _processes(rows: Sequence[Row]) -> str:
     """What the intervals hold beside the noise of calls."""
-    counts = sorted({row["processes"] for row in rows if row.get("processes")})
+    counts = sorted({processes(row) for row in rows if row.get("latency_p50_ms") is not None})
     if not counts:
         return ""
-    if counts[-1] == 1:
-        return "Intervals are of one process's calls; another process may differ by more. "
-    several = " or ".join(f"{count:.0f}" for count in counts)
-    return f"Each build had {several} fresh processes, and intervals hold how these differ. "
+    alone = "of one process's calls; another process may differ by more. "
+    if counts == [1]:
+        return f"Intervals are {alone}"
+    several = " or ".join(str(count) for count in counts if count > 1)
+    text = f"Builds had {several} fresh processes, and intervals hold how these differ. "
+    return text + (f"Some intervals are {alone}" if counts[0] == 1 else "")
 
 
 def _memory(rows: Sequence[Row], decisions: Sequence[Decision]) -> Markup | None:

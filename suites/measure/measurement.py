@@ -63,8 +63,9 @@ class Processes:
     """Those with a median."""
     unsteady: int
     """Of all, those in which the cell was not stationary."""
-    spread: float
-    """Standard deviation of the logarithms of their medians: about a share of the p50."""
+    spread: float | None
+    """Standard deviation of the logarithms of their medians: about a share of the p50. None of
+    fewer than two, or of calls below the clock's tick."""
 
 
 @dataclass(frozen=True)

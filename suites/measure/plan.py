@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from compile.errors import InputError
 
@@ -15,42 +15,45 @@ FEWEST_CALLS = 6
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """Settings of ``measure``. The defaults reach 2 % on calls of 3 to 20 ms in about a second.
+    """Settings of ``measure``. The defaults take about half a second of calls in each process.
 
     Raises InputError for a value that no measurement could follow, naming the setting.
     """
 
     processes: int = 5
-    """Fresh processes of each build in which a cell is measured, with the other cells of the suite
-    between them. One, or at least ``FEWEST_PROCESSES``. Each gets its share of ``min_samples``,
-    ``max_seconds`` and ``patience_s``."""
+    """Fresh processes of each build in which a cell is measured, with the other cells of its block
+    between them: one, or at least ``FEWEST_PROCESSES``. What follows is for all of them together,
+    except where it says "in each process"."""
     precision: float = 0.02
-    """Asked half width of the p50's interval, relative to the p50."""
+    """Asked half width of the p50's interval, relative to the p50. Reached where processes do not
+    differ, and time allows it; how they differ is in the interval too."""
     confidence: float = 0.95
     """Coverage of every interval that is reported."""
     min_samples: int = 12
     """Kept calls that a cell gets even when they take longer than ``max_seconds``."""
     max_samples: int = 50_000
     first_look: int = 32
-    """Kept calls at the first look; more where they would last less than ``min_seconds``."""
+    """Kept calls at the first look; more where they would last less than ``min_seconds``. In each
+    process a share of them, and at least as many as show a drift."""
     growth: float = 1.5
     """Each look has this many times the calls of the one before."""
     min_seconds: float = 0.2
-    """Timed calls last at least this long before the first look."""
+    """Timed calls last at least this long before the first look, in each process."""
     max_seconds: float = 5.0
     """A cell's budget after its warm-up, re-warming included. One whose p50 has no interval by
     then gets as much once more if its calls are worth half of what it takes."""
     block_seconds: float = 0.1
     """About how long one cell's turn lasts before another's."""
     min_rounds: int = 6
-    """Turns that a cell gets before its first look, so that rounds can be compared."""
+    """Turns that a cell gets before its first look, in each process, so that rounds can be
+    compared."""
     rewarm_calls: int = 1
     rewarm_seconds: float = 0.015
     """Untimed calls at the start of each turn, because another cell ran in between: so many, and
     for so long. A call of 4 ms takes 10 % longer right after others' turns, 2 % the third time."""
     min_warmup_s: float = 0.1
     max_warmup_s: float = 3.0
-    """Without a steady state within this time the cell is ``not-stationary``."""
+    """Without a steady state within this time, in each process, it is ``not-stationary``."""
     drift_tolerance: float = 0.05
     """Largest change of the median from the first to the last third of the kept calls."""
     patience_s: float = 3.0
@@ -106,19 +109,6 @@ class MeasurePlan:
             self.max_seconds >= self.min_seconds,
             f"max_seconds must be at least min_seconds ({self.min_seconds})",
             self.max_seconds,
-        )
-
-    def of_one_process(self) -> MeasurePlan:
-        """What each of the processes is asked for. An error that is independent from process to
-        process may be ``sqrt(processes)`` times as large in each."""
-        k = self.processes
-        return replace(
-            self,
-            processes=1,
-            precision=min(self.precision * math.sqrt(k), max(self.precision, 0.5)),
-            min_samples=min(self.min_samples, max(FEWEST_CALLS, math.ceil(self.min_samples / k))),
-            max_seconds=max(self.max_seconds / k, self.min_seconds),
-            patience_s=self.patience_s / k,
         )
 
 

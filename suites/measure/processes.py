@@ -1,4 +1,4 @@
-"""One measurement from several processes of one build.
+"""What the calls of several processes of one build say of its latency.
 
 Two processes of one program differ: by where its memory came to lie, by which threads landed on
 which cores, by what the machine did in their time. Within one process nothing shows that, however
@@ -8,71 +8,31 @@ many calls it makes (Kalibera & Jones 2013, *Rigorous benchmarking in reasonable
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
 
 from suites.measure.measurement import (
     QUANTILES,
-    Conditions,
-    Measurement,
-    Processes,
-    Samples,
-    Status,
 )
-from suites.measure.meters.meter import Seen
-from suites.measure.meters.surroundings import pooled as pooled_figures
-from suites.measure.plan import FEWEST_PROCESSES
+from suites.measure.plan import FEWEST_CALLS, FEWEST_PROCESSES, MeasurePlan
 from suites.measure.quantiles import (
+    TRUSTED_EFFECTIVE,
     Insufficient,
     QuantileEstimate,
     binomial_ranks,
     effective_samples,
     needed_samples,
 )
+from suites.measure.steady import WINDOW_CALLS
 
+SHOWS_A_DRIFT = 3 * WINDOW_CALLS
+"""Calls from which on ``drift_of`` compares their thirds."""
 CORRELATION = 1 / 3
 """Of two successive processes' logarithms: the mean of what ``scripts/repeat.py`` counted on a
 machine whose slow states last ten to twenty seconds (docs/evidence/repeat.md)."""
-
-
-def of_processes(found: Sequence[Measurement], confidence: float = 0.95) -> Measurement:
-    """The measurements of one cell in several processes as one, in their order.
-
-    ``ok`` where every process could be measured to its end, ``FEWEST_PROCESSES`` have calls after
-    their warm-up, and the cell was not stationary in fewer than half of all: one that drifted is
-    one draw like the others, with its calls; a cell that mostly drifts has no latency. Values are
-    ``balanced_quantile``s; for their intervals see ``between`` and ``tail_interval``.
-
-    A single measurement comes back as it is.
-    """
-    if len(found) == 1:
-        return found[0]
-    samples = _joined([each.samples for each in found])
-    parts = [each.samples.kept for each in found if each.samples.kept.size]
-    status, reason = _verdict(found, len(parts))
-    kept = samples.kept
-    ok = status == "ok"
-    medians = np.array([float(np.median(part)) for part in parts])
-    return Measurement(
-        status=status,
-        reason=reason,
-        stopped_by=next((m.stopped_by for m in found if m.stopped_by != "precision"), "precision"),
-        samples=samples,
-        looks=tuple(look for each in found for look in each.looks),
-        quantiles=_quantiles(parts, medians, confidence) if ok else {},
-        minimum_ns=int(kept.min()) if ok else None,
-        mad_ns=float(np.median(np.abs(kept - np.median(kept)))) if ok else None,
-        warmup_calls=sum(each.warmup_calls for each in found),
-        warmup_seconds=sum(each.warmup_seconds for each in found),
-        conditions=_conditions(found),
-        drift=_largest([each.drift for each in found]),
-        own_drift=_largest([each.own_drift for each in found]),
-        failure=next((each.failure for each in found if each.failure is not None), None),
-        processes=Processes(len(parts), _unsteady(found), _spread(medians)) if parts else None,
-    )
 
 
 def between(logs: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -90,11 +50,40 @@ def between(logs: np.ndarray, confidence: float = 0.95) -> tuple[float, float, f
     k = len(logs)
     if k < FEWEST_PROCESSES:
         raise ValueError(f"an interval needs {FEWEST_PROCESSES} processes, not {k}")
+    centre, reach = students(logs, confidence)
+    reach *= _stretch(k)
+    return centre - reach, centre, centre + reach
+
+
+def share_of(plan: MeasurePlan) -> MeasurePlan:
+    """What each of the plan's processes is asked for.
+
+    If every one's median is known to ``precision``, and they do not differ otherwise, their joint
+    interval is ``t_{k-1} c_k / (z sqrt(k))`` times as wide; the quotient makes it the asked one.
+    """
+    k = plan.processes
+    if k == 1:
+        return plan
+    tail = (1 + plan.confidence) / 2
+    joint = float(stats.t.ppf(tail, k - 1) / stats.norm.ppf(tail)) * _stretch(k) / math.sqrt(k)
+    fewest = min(plan.min_samples, max(FEWEST_CALLS, math.ceil(plan.min_samples / k)))
+    first = max(fewest, min(plan.first_look, max(SHOWS_A_DRIFT, math.ceil(plan.first_look / k))))
+    return replace(
+        plan,
+        processes=1,
+        precision=min(plan.precision / joint, max(plan.precision, 0.5)),
+        min_samples=fewest,
+        first_look=first,
+        max_samples=max(first, math.ceil(plan.max_samples / k)),
+        max_seconds=max(plan.max_seconds / k, plan.min_seconds),
+        patience_s=plan.patience_s / k,
+    )
+
+
+def _stretch(k: int) -> float:
     apart = np.arange(1, k)
     f = 1 + 2 * float(np.sum((1 - apart / k) * CORRELATION**apart))
-    centre, reach = students(logs, confidence)
-    reach *= math.sqrt(f * (k - 1) / (k - f))
-    return centre - reach, centre, centre + reach
+    return math.sqrt(f * (k - 1) / (k - f))
 
 
 def students(values: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -112,18 +101,20 @@ def balanced_quantile(parts: Sequence[np.ndarray], level: float) -> float:
     return float(np.quantile(calls, level, weights=weights, method="inverted_cdf"))
 
 
-def tail_interval(within: QuantileEstimate, reach: float) -> QuantileEstimate:
+def tail_interval(within: QuantileEstimate, own: Sequence[float], level: float) -> QuantileEstimate:
     """A quantile of the calls of several processes whose interval counts them as independent,
     widened by what differs between processes.
 
-    A process that is slower by some per cent is taken to be so at every quantile. The two errors
-    are independent: with ``reach`` the half width of the p50's interval in logarithms, an end that
-    lies ``w`` from the value comes to lie ``sqrt(w^2 + reach^2)`` from it.
+    Two things may: how fast a process is, and how far its own tail lies from its median. The first
+    is known by the half width ``level`` of the p50's interval in logarithms; an end that lies ``w``
+    from the value comes to lie ``sqrt(w^2 + level^2)`` from it. The second shows in the processes'
+    ``own`` quantiles; if their interval (``between``) reaches further, its half width is taken.
     """
     if within.low <= 0:
         return within
-    down = math.hypot(math.log(within.value / within.low), reach)
-    up = math.hypot(math.log(within.high / within.value), reach)
+    low, centre, _ = between(np.log(own), within.confidence)
+    sides = (within.value / within.low, within.high / within.value)
+    down, up = (max(math.hypot(math.log(side), level), centre - low) for side in sides)
     return QuantileEstimate(
         within.p,
         within.value,
@@ -134,9 +125,16 @@ def tail_interval(within: QuantileEstimate, reach: float) -> QuantileEstimate:
     )
 
 
-def _quantiles(
-    parts: Sequence[np.ndarray], medians: np.ndarray, confidence: float
+def quantiles_of(
+    parts: Sequence[np.ndarray], confidence: float = 0.95
 ) -> dict[float, QuantileEstimate | Insufficient]:
+    """p50, p90 and p99 of the calls of ``FEWEST_PROCESSES`` or more, each an array of any length.
+
+    Values are ``balanced_quantile``s. The p50's interval is that of the processes' medians
+    (``between``), and reaches to its value where the mean of their logarithms lies apart from it;
+    for the others' see ``tail_interval``.
+    """
+    medians = np.array([float(np.median(part)) for part in parts])
     if (medians <= 0).any():  # below the clock's tick there are no logarithms
         return {p: _of_calls(parts, p, confidence) for p in QUANTILES}
     low, centre, high = between(np.log(medians), confidence)
@@ -150,7 +148,8 @@ def _quantiles(
         elif isinstance(within, Insufficient):
             found[p] = within
         else:
-            found[p] = tail_interval(within, high - centre)
+            own = [float(np.quantile(part, p)) for part in parts]
+            found[p] = tail_interval(within, own, high - centre)
     return found
 
 
@@ -163,70 +162,26 @@ def _of_calls(
     worth = [effective_samples(part, p) for part in parts]
     effective = len(parts) ** 2 / sum(1 / m for m in worth)
     m = int(effective)
+    needed = needed_samples(p, confidence)
+    if m < min(TRUSTED_EFFECTIVE, sum(map(len, parts)) / 2):
+        return Insufficient(p, confidence, effective, max(needed, TRUSTED_EFFECTIVE))
     ranks = binomial_ranks(m, p, confidence)
     if ranks is None:
-        return Insufficient(p, confidence, effective, needed_samples(p, confidence))
+        return Insufficient(p, confidence, effective, needed)
     low, value, high = (
         balanced_quantile(parts, level) for level in (ranks[0] / (m + 1), p, ranks[1] / (m + 1))
     )
     return QuantileEstimate(p, value, low, high, confidence, effective)
 
 
-def _verdict(found: Sequence[Measurement], usable: int) -> tuple[Status, str]:
-    for number, each in enumerate(found, 1):
-        if each.status == "error":
-            return "error", f"{each.reason} (process {number} of {len(found)})"
-    unsteady = [each for each in found if each.status == "not-stationary"]
-    if 2 * len(unsteady) >= len(found) or usable < FEWEST_PROCESSES:
-        return "not-stationary", (
-            f"in {len(unsteady)} of {len(found)} processes; the first: {unsteady[0].reason}"
-            if unsteady
-            else f"only {usable} of {len(found)} processes have calls after their warm-up"
-        )
-    return "ok", ""
+def deviation_of(parts: Sequence[np.ndarray]) -> float:
+    """Median absolute deviation from the median, each process counting the same, unscaled."""
+    middle = balanced_quantile(parts, 0.5)
+    return balanced_quantile([np.abs(part - middle) for part in parts], 0.5)
 
 
-def _unsteady(found: Sequence[Measurement]) -> int:
-    return sum(each.status == "not-stationary" for each in found)
-
-
-def _spread(medians: np.ndarray) -> float:
+def spread_of(medians: np.ndarray) -> float | None:
+    """Standard deviation of their logarithms; None where it is not known."""
     if len(medians) < 2 or (medians <= 0).any():
-        return 0.0
+        return None
     return float(np.log(medians).std(ddof=1))
-
-
-def _largest(changes: Sequence[float | None]) -> float | None:
-    return max((c for c in changes if c is not None), key=abs, default=None)
-
-
-def _joined(parts: Sequence[Samples]) -> Samples:
-    lengths = [len(part.nanoseconds) for part in parts]
-    turns = np.cumsum([0, *(int(part.block.max(initial=-1)) + 1 for part in parts)])
-    causes = [part.cause for part in parts if part.cause is not None]
-    return Samples(
-        nanoseconds=np.concatenate([part.nanoseconds for part in parts]),
-        warmup=np.concatenate([part.warmup for part in parts]),
-        block=np.concatenate(
-            [part.block + turn for part, turn in zip(parts, turns, strict=False)]
-        ).astype(np.int32),
-        round=np.concatenate([part.round for part in parts]),
-        disturbed=np.concatenate([part.disturbed for part in parts]),
-        cause=np.concatenate(causes) if len(causes) == len(parts) else None,
-        process=np.repeat(np.arange(len(parts), dtype=np.int32), lengths),
-    )
-
-
-def _conditions(found: Sequence[Measurement]) -> Conditions:
-    told = [each for each in found if each.samples.kept.size]
-    figures = pooled_figures(
-        [Seen(each.conditions.figures) for each in told],
-        [float(each.samples.kept.sum()) for each in told],
-    )
-    counts: Counter[str] = Counter()
-    for each in told:
-        counts.update(each.conditions.disturbed_by or {})
-    disturbed = [each.conditions.disturbed_calls for each in told]
-    if not told or any(calls is None for calls in disturbed):
-        return Conditions(figures=figures)
-    return Conditions(sum(calls or 0 for calls in disturbed), dict(counts), figures)

@@ -189,6 +189,23 @@ def test_page_renders_without_rows() -> None:
     assert "<h1>No cell in this run</h1>" in text
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((1, None), "Intervals are of one process"),
+        ((5, 5), "Builds had 5 fresh processes, and intervals hold how these differ. Where"),
+        ((5, None), "Some intervals are of one process"),
+    ],
+)
+def test_page_says_what_intervals_hold(make_row, counts, said: str) -> None:
+    names = ("fp32", "int8")
+    rows = [make_row(name, processes=n) for name, n in zip(names, counts, strict=True)]
+    failed = make_row("int4", status="error", reason="killed", latency_p50_ms=None, processes=2)
+    text = rendered([*rows, failed])
+    assert said in text
+    assert "2 fresh" not in text
+
+
 def test_page_renders_without_accuracy(make_row) -> None:
     rows = [make_row(accuracy_drop=None, accuracy=None, top1_agreement=0.999)]
     text = rendered(rows)

@@ -46,7 +46,16 @@ def test_deviation_is_relative_to_the_median() -> None:
     assert deviation([9.0, 10.0, 12.0]) == pytest.approx(0.1)
 
 
-def test_next_process_is_a_correlation_within_runs() -> None:
+def test_what_differs_from_run_to_run_is_common_to_its_processes() -> None:
+    random = np.random.default_rng(4)
+    levels = (1, 5, 9, 13)
+    apart = [[np.array([level + random.normal()]) for _ in range(5)] for level in levels]
+    assert float(next_process(apart)) > 0.8
+    alike = [[np.array([random.normal()]) for _ in range(5)] for _ in range(40)]
+    assert abs(float(next_process(alike))) < 0.25
+
+
+def test_next_process_pairs_processes_of_one_run() -> None:
     rising = [[np.array([level]) for level in (1, 2, 3)] for _ in range(3)]
     assert next_process(rising) == "1.00"
     # From one run to the next nothing is compared.

@@ -45,6 +45,8 @@ FAKES = {
 }
 PLAN = MeasurePlan(first_look=60, min_seconds=0.1, max_seconds=0.7, max_warmup_s=0.6)
 
+ALONE = replace(PLAN, processes=1)
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
@@ -70,7 +72,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             seed=3,
             on_progress=lambda text, fraction: None,
         )
-        together = visits.outcomes({each.cell: [each] for each in found}, PLAN.confidence)
+        together = visits.outcomes({each.cell: [each] for each in found}, ALONE)
         yield {outcome.cell.recipe: outcome for outcome in together}
     finally:
         for session, _ in pairs:

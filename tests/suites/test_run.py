@@ -130,6 +130,57 @@ def test_cell_of_several_processes_says_how_they_differ(suite_file, tmp_path):
         assert calls.groupby("block")["process"].nunique().eq(1).all()
 
 
+def test_a_run_that_is_killed_between_processes_has_rows_and_measures_them_again(
+    suite_file, tmp_path, monkeypatch
+):
+    suite, out = suite_file("latency_ms = 4.0"), tmp_path / "out"
+    suite.write_text(suite.read_text().replace("processes = 1", "processes = 5"))
+    visits = []
+
+    def killed_in_the_fifth(*given):
+        visits.append(given)
+        if len(visits) == 9:  # of two workloads each
+            raise KeyboardInterrupt
+        return visit(*given)
+
+    visit = model_run.visit
+    monkeypatch.setattr(model_run, "visit", killed_in_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        run(str(suite), out)
+    reports.write(out)
+    rows = cells(out)
+    assert list(rows["status"]) == ["ok", "ok"]
+    assert list(rows["processes"]) == [4, 4]
+    assert reports.load(out).samples["process"].max() == 3
+    # Two processes are no interval; the row of one stood until there were three.
+    run(str(suite), out, resume=True)
+    assert len(visits) == 9 + 10
+    assert list(cells(out)["processes"]) == [5, 5]
+    assert not list((out / "journal").glob("part-*"))
+
+
+def test_load_has_the_first_process_and_plain_cells_all_of_them(suite_file, tmp_path):
+    more = """
+[workloads.busy]
+batch = 1
+[workloads.busy.load]
+rate = 60
+seconds = 0.3
+episodes = 2
+"""
+    suite = suite_file("latency_ms = 4.0", more=more)
+    text = suite.read_text().replace("processes = 1", "processes = 3")
+    suite.write_text(text.replace('["one", "two"]', '["one", "busy"]'))
+    run(str(suite), tmp_path / "out")
+    loaded = reports.load(tmp_path / "out")
+    rows = loaded.cells.set_index("workload")
+    assert rows["status"].to_dict() == {"one": "ok", "busy": "ok"}
+    assert rows.loc["one", "processes"] == 3
+    assert pd.isna(rows.loc["busy", "processes"])
+    assert rows.loc["busy", "episodes"] == 2
+    assert loaded.samples_of(rows.loc["busy", "cell_id"])["process"].isna().all()
+
+
 def test_cell_that_crashes_in_a_later_process_is_an_error_with_the_calls_of_all(
     suite_file, tmp_path, monkeypatch
 ):

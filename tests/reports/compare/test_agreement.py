@@ -34,6 +34,16 @@ def test_memory_under_another_contract_is_not_comparable(write, row, drop):
     assert "100 MiB | 200 MiB | 10.0 MiB | 10.0 MiB | not comparable: threads (1, then 2) |" in text
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "unlike"),
+    [(None, 5, ["processes (1, then 5)"]), (1, None, []), (3, 5, [])],
+)
+def test_an_interval_of_calls_is_unlike_one_of_processes(write, row, drop, then, now, unlike):
+    runs = write("a", [row(processes=then)]), write("b", [row(processes=now)])
+    (pair,) = compare(*runs, drop).latencies
+    assert [str(difference) for difference in pair.unlike] == unlike
+
+
 def test_latency_is_never_judged_however_it_changed(write, row, drop):
     comparison = compare(
         write("a", [row()]), write("b", [row(latency_p50_ms=400.0, speedup=0.01)]), drop
