@@ -5,6 +5,8 @@ A sleep is late on a busy machine, never early: figures are held to the truth fr
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,30 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     assert met <= 250
     assert missed is None or met < missed
     assert row["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("length", "advice"),
+    # Two thirds of a rate are not looked at where 0.4 s have too few requests to decide it.
+    [({"seconds": 0.4, "probes": 16}, "seconds"), ({"requests": 40, "probes": 4}, "probes")],
+)
+def test_a_search_that_meets_its_slo_at_no_rate_says_so(phase: Phase, length, advice) -> None:
+    told, outcomes = phase(
+        {"capacity": True, "slo": {"e2el_ms": 2, "share": 0.9}, **length},
+        build=Behaviour(latency_ms=4),
+    )
+    row = told["build"]
+    missed = row["capacity_missed_requests_per_s"]
+    assert (row["status"], row["capacity_requests_per_s"]) == ("not-stationary", None)
+    assert {verdict for verdict, *_ in json.loads(row["capacity_probes"]).values()} == {"missed"}
+    assert re.fullmatch(
+        rf"SLO met at no offered rate: 90 % within 2 ms was missed at {missed:.3g}/s "
+        rf"\((\d+) of \1 requests\), the lowest that was offered; raise {advice} to look lower",
+        row["reason"],
+    )
+    times = [value for name, value in row.items() if name.startswith(("e2el_", "service_"))]
+    assert set(times) == {None}
+    assert len(outcomes["build"].samples["latency_ns"]) > 0
 
 
 @pytest.mark.parametrize(
