@@ -152,7 +152,7 @@ def test_a_saturated_session_has_rates_and_no_time(phase: Phase) -> None:
 
 
 def test_clients_wait_for_one_another(phase: Phase) -> None:
-    told, _ = phase(
+    told, outcomes = phase(
         {"concurrency": 3, "seconds": 0.2, "episodes": 2}, build=Behaviour(latency_ms=4)
     )
     row = told["build"]
@@ -162,6 +162,8 @@ def test_clients_wait_for_one_another(phase: Phase) -> None:
     assert row["queue_mean_ms"] >= 7.5
     assert row["max_concurrent_requests"] == 3
     assert row["request_throughput_per_s"] <= 250
+    stored = samples_table("1", outcomes["build"].samples)
+    assert stored["requested_requests_per_s"].null_count == stored.num_rows > 0
 
 
 def test_slots_raise_what_a_session_finishes(phase: Phase) -> None:
@@ -174,7 +176,7 @@ def test_slots_raise_what_a_session_finishes(phase: Phase) -> None:
 
 
 def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
-    told, _ = phase(
+    told, outcomes = phase(
         {
             "capacity": True,
             "seconds": 0.4,
@@ -191,6 +193,12 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     assert met <= 250
     assert missed is None or met < missed
     assert row["status"] == "ok"
+    # Each request says at which of the search's rates it was offered.
+    stored = samples_table("1", outcomes["build"].samples).to_pandas()
+    rates = stored.groupby("block")["requested_requests_per_s"]
+    assert set(rates.nunique()) == {1}
+    searched = [float(rate) for rate in json.loads(row["capacity_probes"])]
+    assert sorted(set(rates.first())) == pytest.approx(sorted(searched), rel=1e-5)
 
 
 @pytest.mark.parametrize(
