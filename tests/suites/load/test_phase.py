@@ -252,7 +252,7 @@ def test_a_closed_loop_of_so_many_requests_ends_with_its_last_answer() -> None:
     assert closed_end_ns(served, 1e-8) == 10
 
 
-def test_patience_is_for_what_a_stable_session_may_need() -> None:
+def test_a_backlog_is_served_for_as_long_as_a_stable_session_may_need() -> None:
     assert backlog_ns(2000, None, 10.0) == 1000
     assert backlog_ns(2000, Slo(700, 0.9), 10.0) == 1400
     # A session whose calls are long for the episode: one that waits for two others is no overload.
