@@ -22,7 +22,9 @@ SIGNS: Mapping[Outcome, str] = {
 SCHEMA_VERSION = 1
 
 
-FILES = ("gate.json", "junit.xml", "summary.md")
+BUILDER_LOG = "builder.log"
+"""What was printed while artifacts were made: a finding of a build that died names it."""
+FILES = ("gate.json", "junit.xml", "summary.md", BUILDER_LOG)
 """What a gate leaves."""
 
 

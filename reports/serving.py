@@ -17,8 +17,8 @@ NOTE = (
 
 
 def load_rows(rows: Iterable[Row]) -> list[Row]:
-    """Those of load workloads that can be told of: the measured ones and the saturated ones, by
-    model, device, build and offered rate."""
+    """Those of load workloads that can be told of: the measured ones, the saturated ones and the
+    searches whose every rate missed, by model, device, build and offered rate."""
     told = [row for row in rows if row.get("load") is not None and _told(row)]
     return sorted(
         told,
@@ -33,7 +33,7 @@ _KINDS = ("open", "closed", "capacity")
 
 
 def _told(row: Row) -> bool:
-    return row["status"] == "ok" or row.get("offered_requests_per_s") is not None
+    return row["status"] == "ok" or row.get("offered_requests_per_s") is not None or unmet(row)
 
 
 def _rate(row: Row) -> float:
@@ -66,18 +66,28 @@ def offered(row: Row) -> str:
 
 
 def achieved(row: Row) -> str:
-    """The share of the offered rate that was served, and that it is saturated or has no figures for
-    another reason."""
+    """The share of the offered rate that was served, and that it is saturated, keeps its SLO at no
+    rate or has no figures for another reason."""
     ratio = row.get("achieved_over_offered")
     parts = [] if ratio is None else [f"{100 * ratio:.0f} %"]
-    if row["status"] != "ok":
-        parts.append("saturated" if saturated(row) else row["status"])
+    if saturated(row):
+        parts.append("saturated")
+    elif unmet(row):
+        parts.append("SLO not met")
+    elif row["status"] != "ok":
+        parts.append(row["status"])
     return ", ".join(parts) or units.NOTHING
 
 
 def saturated(row: Row) -> bool:
     """Its reason says so; a session may fail, or be too short to tell of, without it."""
     return (row.get("reason") or "").startswith("saturated")
+
+
+def unmet(row: Row) -> bool:
+    """Whether it is of a search that was shown a rate to miss its SLO and none to keep it."""
+    met, missed = row.get("capacity_requests_per_s"), row.get("capacity_missed_requests_per_s")
+    return met is None and missed is not None
 
 
 def capacity(row: Row) -> str:

@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("assay-results/gate"),
         metavar="DIR",
-        help="where gate.json, junit.xml and summary.md go (default: %(default)s)",
+        help="where gate.json, junit.xml, summary.md and the builder's log go (default: "
+        "%(default)s)",
     )
 
     comparing = add(
@@ -143,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from reports.gate import GateReport
+    from reports.gate import BUILDER_LOG, GateReport
     from suites.gate.keeping import keep_baseline
     from suites.gate.run import Recipes, gate
 
@@ -164,7 +165,13 @@ def _gate(options: argparse.Namespace) -> int:
         return EXIT_OK
     against = options.baseline if options.baseline is not None else Recipes(*recipes)
     GateReport.clear(options.out)
-    report = gate(options.suite, against, only=options.only, slow_down=options.slow_down)
+    report = gate(
+        options.suite,
+        against,
+        only=options.only,
+        slow_down=options.slow_down,
+        builder_log=options.out / BUILDER_LOG,
+    )
     report.write(options.out)
     print("\n".join(report.lines()))
     return report.exit_code

@@ -180,7 +180,8 @@ LOAD: tuple[Column, ...] = (
         "requests/s",
         "Highest rate shown to keep the SLO: one-sided Clopper-Pearson bound of the share of "
         "misses, on effective requests, the risk of 5 % shared among the search's episodes. The "
-        "row's e2el figures are those at this rate.",
+        "row's e2el figures are those at this rate. Null where the SLO was met at no offered rate: "
+        "the row is not-stationary then.",
     ),
     Column(
         "capacity_missed_requests_per_s",

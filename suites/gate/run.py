@@ -49,18 +49,20 @@ def gate(
     seed: int | None = None,
     plan: PairPlan | None = None,
     console: Console | None = None,
+    builder_log: Path | None = None,
 ) -> GateReport:
     """Hold the suite's builds to a kept baseline (a folder), or one recipe's to another's.
 
     ``slow_down`` makes every call of a candidate last that share longer, to see whether the gate
-    notices; such a gate cannot pass. ``seed`` decides the coins; by default they are fresh. Raises
-    InputError for what the user can mend; whatever ends one cell is a finding.
+    notices; such a gate cannot pass. ``seed`` decides the coins; by default they are fresh.
+    ``builder_log`` is where what the builder prints is kept, by default beside the artifacts'
+    store. Raises InputError for what the user can mend; whatever ends one cell is a finding.
     """
     if not 0 <= slow_down <= 1:
         raise InputError(f"a slow-down must lie between 0 and 1, not {slow_down:g}")
     start = time.perf_counter()
     kept = KeptBaseline.load(against) if isinstance(against, Path) else None
-    with open_site(reference, only, console) as site:
+    with open_site(reference, only, console, builder_log) as site:
         table = site.suite.file.gate
         cells = site.cells
         if isinstance(against, Recipes):

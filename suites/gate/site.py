@@ -33,12 +33,13 @@ class Site:
     store: Store
     display: Display
     logs: Path
+    """The sessions', for as long as the site is open."""
+    builder_log: Path
+    """Kept when the gate has ended: a build that died says to look there."""
 
     @contextmanager
     def bench(self, subject: Subject, cells: Sequence[Cell]) -> Iterator[Bench]:
-        # Kept when the gate has ended: a build that died says to look there.
-        log = self.store.root.parent / "logs" / "gate.log"
-        with Builder(self.store, log, self.display.stage) as builder:
+        with Builder(self.store, self.builder_log, self.display.stage) as builder:
             workloads = tuple(dict.fromkeys(cell.workload for cell in cells))
             yield Bench(
                 self.suite,
@@ -53,15 +54,19 @@ class Site:
 
 
 @contextmanager
-def open_site(reference: str, only: str | None, console: Console | None) -> Iterator[Site]:
+def open_site(
+    reference: str, only: str | None, console: Console | None, builder_log: Path | None = None
+) -> Iterator[Site]:
     """Read the suite, look at this machine, and find the models and data of the cells that are
-    ``only`` (a glob; None for all). Raises InputError for what the user can mend."""
+    ``only`` (a glob; None for all). What the builder prints is appended to ``builder_log``, by
+    default one beside the artifacts' store. Raises InputError for what the user can mend."""
     console = console or Console(stderr=True)
     expanded = expand_here(reference, console)
     cells = expanded.suite.only(only) if only else expanded.suite.cells
     expanded.suite.require_calls(cells)
     with console.status("looking at models and data"):
         subjects = expanded.subjects(cells)
+    store = Store.default()
     with Display(console=console) as display, tempfile.TemporaryDirectory() as logs:
         yield Site(
             expanded.suite,
@@ -69,7 +74,8 @@ def open_site(reference: str, only: str | None, console: Console | None) -> Iter
             subjects,
             expanded.environment,
             expanded.versions,
-            Store.default(),
+            store,
             display,
             Path(logs),
+            builder_log or store.root.parent / "logs" / "gate.log",
         )

@@ -172,6 +172,15 @@ class LoadedCell:
             highest=HIGHEST_PROBE * pace,
         )
 
+    def _more_to_search(self) -> str:
+        """What a search that met the SLO nowhere can be given."""
+        assert self._search is not None
+        if self._search.found.missed is None:
+            return "requests" if self._load.requests else "seconds"
+        # It goes down until its episodes are used up or too short to decide a lower rate.
+        used_up = len(self._traces) >= self._load.most_turns
+        return f"{'probes' if used_up else 'seconds'} to look lower"
+
     def take_turn(self, number: int) -> None:
         """One episode, its surroundings read before and after it."""
         rate = self._rate if self._search is None else self._search.next_rate()
@@ -237,13 +246,8 @@ class LoadedCell:
             row |= load_rows.capacity(found)
             if found.met is None:
                 # Nothing was served as it should be: no rate has latencies that are worth telling.
-                if found.missed is not None:
-                    return row
-                return row | {
-                    "status": "not-stationary",
-                    "reason": f"no rate could be decided in {found.probes} episodes; raise "
-                    + ("requests" if self._load.requests else "seconds"),
-                }
+                reason = f"{found.reason}; raise {self._more_to_search()}"
+                return row | {"status": "not-stationary", "reason": reason}
             traces, rate = self._search.traces(found.met), found.met
         queue = None
         if rate is not None:

@@ -91,6 +91,26 @@ def test_a_capacity_is_an_interval(load_row, met, missed, shown) -> None:
     assert serving.capacity(row) == shown
 
 
+def test_a_search_that_met_its_slo_nowhere_is_in_the_table_and_not_in_the_figure(load_row) -> None:
+    columns = {"offered_requests_per_s": None, "requested_requests_per_s": None}
+    columns |= {"achieved_over_offered": None, "insufficient": None}
+    unmet = load_row(
+        *("search", 0.0, None),
+        load="capacity",
+        status="not-stationary",
+        reason="SLO met at no offered rate: 90 % within 1 ms was missed at 79/s",
+        capacity_missed_requests_per_s=79.0,
+        **columns,
+    )
+    undecided = {**unmet, "capacity_missed_requests_per_s": None}
+    told = serving.load_rows([unmet, undecided, load_row("calm", 30, 6.0), load_row("b", 60, 9.0)])
+    assert [row["workload"] for row in told] == ["calm", "b", "search"]
+    assert (serving.achieved(unmet), serving.capacity(unmet)) == ("SLO not met", "below 79/s")
+    drawn = load_figure(told, Marks(build_name(row) for row in told))
+    assert drawn is not None
+    assert "SLO" not in drawn
+
+
 def test_requests_that_were_given_up_are_a_column_where_there_were_some(load_row) -> None:
     calm, lossy = load_row("calm", 50, 9.0), load_row("lossy", 80, 20.0, requests_given_up=7)
     for narrow in (False, True):

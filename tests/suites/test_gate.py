@@ -18,7 +18,6 @@ from suites.gate.kept import KeptBaseline, keep
 from suites.gate.pair import PairPlan
 from suites.gate.rules import AccuracyRule, GateTable, GrowthRule, LatencyRule
 from suites.gate.run import Recipes, gate
-from suites.gate.site import open_site
 from suites.suite import load_suite
 
 QUICK = PairPlan(warmup_s=0.01, rounds=3, block_s=0.01)
@@ -103,9 +102,14 @@ def test_a_side_that_dies_is_a_failure_and_no_pass(kept) -> None:
     assert "SIGSEGV" in report.lines()[-2]
 
 
-def test_what_the_builder_said_is_still_there_when_the_gate_has_ended(
-    suite_file, monkeypatch
+def test_what_a_builder_said_that_died_lies_beside_what_the_gate_found(
+    kept, tmp_path: Path, monkeypatch
 ) -> None:
+    suite, folder = kept
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "builder.log").write_text("of an earlier gate")
+
     def killed_when_it_has_begun(builder: Builder, request: object) -> None:
         connection = connect(builder)
         connection.send(request)
@@ -116,13 +120,14 @@ def test_what_the_builder_said_is_still_there_when_the_gate_has_ended(
 
     connect = Builder._connect
     monkeypatch.setattr(Builder, "build", killed_when_it_has_begun)
-    with open_site(str(suite_file()), None, None) as site:
-        (subject,) = site.subjects.values()
-        with (
-            site.bench(subject, site.cells) as bench,
-            pytest.raises(BuildFailed, match=r"SIGKILL; see .*gate\.log") as died,
-        ):
-            bench.builds.base()
+    assert main(["gate", str(suite), "--baseline", str(folder), "--out", str(out)]) == 4
+    findings = json.loads((out / "gate.json").read_text())["findings"]
+    told = {f["seen"] for f in findings if f["outcome"] == "failed"}
+    assert told == {f"error: the builder was killed by SIGKILL; see {out / 'builder.log'}"}
+    assert "of an earlier gate" not in (out / "builder.log").read_text()
+
+    with pytest.raises(InputError, match=r"cannot be kept: .*SIGKILL; see ") as died:
+        keep_baseline(str(suite), tmp_path / "new")
     assert Path(str(died.value).rpartition("see ")[2]).is_file()
 
 

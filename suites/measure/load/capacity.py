@@ -132,6 +132,7 @@ def effective_requests(traces: Sequence[Trace], slo: Slo) -> float:
 class Capacity:
     """What a search found, rates in requests a second."""
 
+    slo: Slo
     met: float | None
     """The highest rate shown to keep the SLO; None where none was."""
     missed: float | None
@@ -140,6 +141,24 @@ class Capacity:
     """Episodes that it took."""
     judged: dict[float, Judged]
     """The last judgement of each rate, in the order in which they were first tried."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no capacity, in one line; empty where a rate was met."""
+        if self.met is not None:
+            return ""
+        if self.missed is None:
+            return f"no rate could be decided in {self.probes} episodes"
+        there, lowest = self.judged[self.missed], min(self.judged)
+        below = (
+            f"nothing could be shown below it, down to {lowest:.3g}/s"
+            if lowest < self.missed
+            else "the lowest that was offered"
+        )
+        return (
+            f"SLO met at no offered rate: {self.slo} was missed at {self.missed:.3g}/s "
+            f"({there.misses} of {there.requests} requests), {below}"
+        )
 
 
 class CapacitySearch:
@@ -240,4 +259,4 @@ class CapacitySearch:
 
     @property
     def found(self) -> Capacity:
-        return Capacity(self._met(), self._missed(), self._looks, dict(self._judged))
+        return Capacity(self._slo, self._met(), self._missed(), self._looks, dict(self._judged))

@@ -112,8 +112,8 @@ class Trace:
 def censored(traces: Sequence[Trace]) -> np.ndarray:
     """Times from intended arrival to answer of all kept requests in nanoseconds, float64, in order.
 
-    One that was given up has a time beyond the longest of any: it had waited for the whole patience
-    of its episode, and how long it would have taken is not known.
+    One that was given up has a time beyond the longest of any: it had waited for as long as its
+    episode's backlog was served, and how long it would have taken is not known.
     """
     longest = max(int((t.finish - t.arrival).max(initial=0)) for t in traces) + 1
     times = [np.where(t.served, t.finish - t.arrival, longest)[t.kept] for t in traces]

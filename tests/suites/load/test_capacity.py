@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,23 @@ def test_the_search_goes_down_only_from_a_rate_that_was_missed() -> None:
     # From what is missed it goes down, and not below the rate that it could still decide.
     rates = _rates(CapacitySearch(Slo(MS - 1, 0.9), 500.0, probes=16, lowest=200.0), 1.0)
     assert list(dict.fromkeys(rates)) == [500.0, 500.0 / 1.5, 500.0 / 1.5 / 1.5]
+
+
+def test_a_search_without_a_capacity_says_why() -> None:
+    # An objective that no call can keep, down to the rate that three episodes can still decide.
+    search = CapacitySearch(Slo(MS - 1, 0.9), 500.0, probes=16, lowest=200.0)
+    _rates(search, 1.0)
+    found = search.found
+    judged = found.judged[500.0 / 1.5 / 1.5]
+    assert found.reason == (
+        "SLO met at no offered rate: 90 % within 0.999999 ms was missed at 222/s "
+        f"({judged.misses} of {judged.misses} requests), the lowest that was offered"
+    )
+    undecided = replace(found, judged={**found.judged, 150.0: replace(judged, verdict="undecided")})
+    assert undecided.reason.endswith("nothing could be shown below it, down to 150/s")
+    nothing = replace(found, missed=None, probes=7)
+    assert nothing.reason == "no rate could be decided in 7 episodes"
+    assert replace(found, met=100.0).reason == ""
 
 
 def test_fewest_requests_are_those_whose_bound_just_reaches_the_objective() -> None:

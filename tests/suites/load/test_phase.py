@@ -5,6 +5,8 @@ A sleep is late on a busy machine, never early: figures are held to the truth fr
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,7 @@ def test_a_saturated_session_has_rates_and_no_time(phase: Phase) -> None:
 
 
 def test_clients_wait_for_one_another(phase: Phase) -> None:
-    told, _ = phase(
+    told, outcomes = phase(
         {"concurrency": 3, "seconds": 0.2, "episodes": 2}, build=Behaviour(latency_ms=4)
     )
     row = told["build"]
@@ -160,6 +162,8 @@ def test_clients_wait_for_one_another(phase: Phase) -> None:
     assert row["queue_mean_ms"] >= 7.5
     assert row["max_concurrent_requests"] == 3
     assert row["request_throughput_per_s"] <= 250
+    stored = samples_table("1", outcomes["build"].samples)
+    assert stored["requested_requests_per_s"].null_count == stored.num_rows > 0
 
 
 def test_slots_raise_what_a_session_finishes(phase: Phase) -> None:
@@ -172,7 +176,7 @@ def test_slots_raise_what_a_session_finishes(phase: Phase) -> None:
 
 
 def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
-    told, _ = phase(
+    told, outcomes = phase(
         {
             "capacity": True,
             "seconds": 0.4,
@@ -189,6 +193,36 @@ def test_a_capacity_lies_below_what_can_be_served(phase: Phase) -> None:
     assert met <= 250
     assert missed is None or met < missed
     assert row["status"] == "ok"
+    # Each request says at which of the search's rates it was offered.
+    stored = samples_table("1", outcomes["build"].samples).to_pandas()
+    rates = stored.groupby("block")["requested_requests_per_s"]
+    assert set(rates.nunique()) == {1}
+    searched = [float(rate) for rate in json.loads(row["capacity_probes"])]
+    assert sorted(set(rates.first())) == pytest.approx(sorted(searched), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "advice"),
+    # Two thirds of a rate are not looked at where 0.4 s have too few requests to decide it.
+    [({"seconds": 0.4, "probes": 16}, "seconds"), ({"requests": 40, "probes": 4}, "probes")],
+)
+def test_a_search_that_meets_its_slo_at_no_rate_says_so(phase: Phase, length, advice) -> None:
+    told, outcomes = phase(
+        {"capacity": True, "slo": {"e2el_ms": 2, "share": 0.9}, **length},
+        build=Behaviour(latency_ms=4),
+    )
+    row = told["build"]
+    missed = row["capacity_missed_requests_per_s"]
+    assert (row["status"], row["capacity_requests_per_s"]) == ("not-stationary", None)
+    assert {verdict for verdict, *_ in json.loads(row["capacity_probes"]).values()} == {"missed"}
+    assert re.fullmatch(
+        rf"SLO met at no offered rate: 90 % within 2 ms was missed at {missed:.3g}/s "
+        rf"\((\d+) of \1 requests\), the lowest that was offered; raise {advice} to look lower",
+        row["reason"],
+    )
+    times = [value for name, value in row.items() if name.startswith(("e2el_", "service_"))]
+    assert set(times) == {None}
+    assert len(outcomes["build"].samples["latency_ns"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -218,7 +252,7 @@ def test_a_closed_loop_of_so_many_requests_ends_with_its_last_answer() -> None:
     assert closed_end_ns(served, 1e-8) == 10
 
 
-def test_patience_is_for_what_a_stable_session_may_need() -> None:
+def test_a_backlog_is_served_for_as_long_as_a_stable_session_may_need() -> None:
     assert backlog_ns(2000, None, 10.0) == 1000
     assert backlog_ns(2000, Slo(700, 0.9), 10.0) == 1400
     # A session whose calls are long for the episode: one that waits for two others is no overload.

@@ -58,6 +58,32 @@ def test_benchmark_holds_the_samples_to_the_nanosecond(run, runs, pytester):
     assert found[ONE]["group"] == "ramp one cpu"
 
 
+def test_load_row_carries_its_requests_times_with_intervals_and_its_rates(run, runs, pytester):
+    times = {
+        f"e2el_{level}{end}_ms": value + offset
+        for level, value in (("p50", 7.0), ("p90", 12.0), ("p99", 30.0))
+        for end, offset in (("", 0.0), ("_low", -0.5), ("_high", 0.75))
+    }
+    rates = {
+        "requested_requests_per_s": 60.0,
+        "offered_requests_per_s": 61.25,
+        "achieved_requests_per_s": 61.0,
+        "achieved_over_offered": 61.0 / 61.25,
+        "request_throughput_per_s": 58.5,
+        "request_goodput_per_s": 57.0,
+    }
+    asked = {"load": "open", "slo": "99 % within 50 ms", "slo_met_share": 0.995}
+    runs.columns["one"] = {**asked, **times, **rates, "requests_given_up": 3}
+    run("--benchmark-json", "b.json").assert_outcomes(passed=2)
+    found = benchmarks(pytester.path / "b.json")
+    told, plain = found[ONE]["extra_info"], found[TWO]["extra_info"]
+    for name, value in {**asked, **times, **rates, "requests_given_up": 3}.items():
+        assert told[name] == value, name
+        assert plain[name] is None, name
+    # The calls alone, without their waiting.
+    assert [nanoseconds(s) for s in found[ONE]["stats"]["data"]] == runs.samples["one"]
+
+
 def test_all_cells_are_measured_in_one_run(run, runs, pytester):
     result = run("-v")
     result.stdout.fnmatch_lines([f"fakes.toml::{ONE} PASSED*", f"fakes.toml::{TWO} PASSED*"])

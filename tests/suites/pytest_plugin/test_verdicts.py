@@ -93,21 +93,15 @@ def test_drop_within_what_is_allowed_passes(run, runs, columns):
     run("-W", "error").assert_outcomes(passed=2)
 
 
-def capacity(met: float | None, missed: float | None) -> dict[str, Any]:
-    return {
-        "load": "capacity",
-        "slo": "99 % within 20 ms",
-        "capacity_requests_per_s": met,
-        "capacity_missed_requests_per_s": missed,
-    }
-
-
-def test_search_that_found_no_rate_to_keep_its_slo_fails(run, runs):
-    runs.columns["one"] = capacity(None, 12.5)
-    runs.columns["two"] = capacity(80.0, 95.0)
-    result = run()
+@pytest.mark.parametrize("recorder", [RECORDER, ()])
+def test_search_that_met_its_slo_at_no_offered_rate_fails(run, runs, recorder):
+    search = {"load": "capacity", "capacity_missed_requests_per_s": 95.0}
+    reason = "SLO met at no offered rate: 99 % within 20 ms was missed at 95/s"
+    runs.columns["one"] = {**search, "status": "not-stationary", "reason": reason}
+    runs.columns["two"] = {**search, "capacity_requests_per_s": 80.0}
+    result = run(recorder=recorder)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["no rate was shown to keep 99 % within 20 ms: below 12.5/s"])
+    result.stdout.fnmatch_lines([f"not-stationary: {reason}", f"  cell    {ONE}"])
 
 
 def test_max_drop_is_the_suites(run, runs, pytester):
