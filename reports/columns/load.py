@@ -193,7 +193,8 @@ LOAD: tuple[Column, ...] = (
         "capacity_probes",
         "json",
         "",
-        "Rate -> [verdict, requests, misses, effective requests, lower and upper bound of the "
-        "share of misses], in the order of the search.",
+        "Rate -> [verdict, requests, misses, effective requests by their series and by their queue "
+        "as well, lower and upper bound of the share of misses on the one and on the other], in "
+        "the order of the search.",
     ),
 )

@@ -165,6 +165,7 @@ class LoadedCell:
         self._search = CapacitySearch(
             slo,
             start,
+            burstiness=load.shape,
             alpha=alpha,
             probes=load.most_turns,
             resolution=load.resolution or 1.1,

@@ -101,6 +101,7 @@ def capacity(found: Capacity) -> dict[str, Any]:
                 judged.requests,
                 judged.misses,
                 round(judged.effective, 1),
+                round(judged.worth, 1),
                 round(judged.low, 5),
                 round(judged.high, 5),
             ]

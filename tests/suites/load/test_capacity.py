@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts.queues import FEW, capacity_searches, episode, lindley, search_capacity
+from scripts.queueing import episode, lindley
+from scripts.queues import FEW, bursty_searches, capacity_searches, search_capacity
 from suites.measure.load.capacity import (
     CapacitySearch,
     fewest_requests,
@@ -57,7 +58,31 @@ def test_few_requests_an_episode_make_no_false_claims_either() -> None:
     searches = capacity_searches(slo, seconds, 40, probes=probes)
     assert searches.claims >= 70
     assert searches.false_claims <= 1
-    assert searches.met > 0.7 * searches.truth
+    # A hundred requests of a busy queue are worth few: of 969/s most searches show 612/s.
+    assert searches.met > 0.6 * searches.truth
+
+
+def test_bursts_that_a_series_does_not_show_make_no_false_claims() -> None:
+    # Requests come some ten at a time. Where the series alone said what they are worth, one search
+    # in ten met 750/s or more of a queue that keeps 748/s.
+    bounded, alone = (
+        bursty_searches(0.1, 0.7, 0.5, 40, probes=14, bounded=known) for known in (True, False)
+    )
+    assert bounded.truth == alone.truth == 748
+    assert bounded.false_claims == 0 < alone.false_claims
+    assert bounded.claims >= 75
+
+
+def test_only_what_is_met_is_held_to_what_is_known_of_the_queue() -> None:
+    trace = episode(800, 1.0, 3)
+    known, alone = (judge([trace], 800, SLO, 0.05, burstiness) for burstiness in (1.0, None))
+    counts = known.misses, known.requests
+    assert known.worth < known.effective == alone.effective == alone.worth
+    assert known.low == alone.low == miss_bounds(*counts, known.effective, 0.05)[0]
+    assert known.high == miss_bounds(*counts, known.worth, 0.05)[1] > alone.high
+    # Bursts make them worth less, and a queue without an end makes them worth one.
+    assert judge([trace], 800, SLO, 0.05, 0.25).worth == pytest.approx(known.worth / 4)
+    assert judge([episode(1200, 1.0, 3)], 1200, SLO, 0.05).worth == 1
 
 
 def test_a_schedule_that_looks_saturated_is_neither_met_nor_missed() -> None:
@@ -166,11 +191,12 @@ def test_the_ends_of_the_bracket_rest_on_more_than_one_episode() -> None:
 
 
 def test_a_search_ends_when_its_interval_is_narrow_enough() -> None:
-    # A deterministic verdict: an SLO that only overload can break, no rate close to a load of 1.
+    # A deterministic verdict: an SLO that only overload can break, no rate close to a load of 1,
+    # and at 0.945, where 600 requests are worth one, enough of them.
     loose = Slo(60_000 * MS, 0.5)
     number = itertools.count()
     found = search_capacity(
-        lambda rate: episode(rate, 2.0, next(number)), loose, 420.0, probes=40, resolution=1.2
+        lambda rate: episode(rate, 10.0, next(number)), loose, 420.0, probes=40, resolution=1.2
     )
     assert found.met is not None
     assert found.missed is not None

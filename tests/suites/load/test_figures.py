@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts.queues import episode, interval_coverage
+from scripts.queueing import episode
+from scripts.queues import interval_coverage
 from suites.load.rows import latencies, throughput
 from suites.measure.load.figures import Queue, figures
 from suites.measure.load.saturation import saturation

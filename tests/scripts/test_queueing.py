@@ -5,7 +5,14 @@ import pytest
 from scipy import integrate
 
 from runtimes.serving import NOT_SERVED
-from scripts.queues import episode, lindley, true_capacity, true_e2el, waits_at_most
+from scripts.queueing import (
+    bursty_objective,
+    episode,
+    lindley,
+    true_capacity,
+    true_e2el,
+    waits_at_most,
+)
 from suites.measure.load.slo import Slo
 
 MS = 1_000_000
@@ -44,3 +51,12 @@ def test_truths_are_those_of_a_long_run():
     slo = Slo(4 * MS, 0.9)
     at_capacity = episode(true_capacity(slo), 400.0, 6)
     assert slo.missed(at_capacity).mean() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("burstiness", [1.0, 0.25])
+def test_a_bursty_queues_objective_is_kept_at_its_capacity_and_just_so(burstiness):
+    slo = bursty_objective(700, 0.8, burstiness)
+    if burstiness == 1:  # M/M/1: the rate at which the time's tail falls is what is left over
+        assert slo.e2el_ns == pytest.approx(-np.log(0.2) / 0.3 * MS)
+    trace = episode(700, 800.0, 7, burstiness, exponential=True)
+    assert slo.missed(trace).mean() == pytest.approx(0.2, abs=0.015)
