@@ -46,11 +46,18 @@ class OnnxRuntimeOptions:
     """Level of the runtime's own graph rewriting; ``all`` is its default."""
 
 
+@dataclass(frozen=True)
+class OnnxRuntimeCudaOptions(OnnxRuntimeOptions):
+    tf32: bool = False
+    """Let CUDA multiply float32 in TF32, which ONNX Runtime does by default (``use_tf32``). Off,
+    so that a float32 row is float32 everywhere."""
+
+
 class OnnxRuntimeCpu:
     name = "onnxruntime-cpu"
     kinds = ("onnx",)
     device = "cpu"
-    options = OnnxRuntimeOptions
+    options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
 
     def availability(self) -> Availability:
         """Importable, built with this provider, and not overwritten by its sibling package."""
@@ -75,7 +82,7 @@ class OnnxRuntimeCpu:
         return Availability(True, versions=versions)
 
     def open(self, folder: str, options: SessionOptions) -> OnnxRuntimeSession:
-        chosen = parse(OnnxRuntimeOptions, options.extra, self.name)
+        chosen = parse(self.options, options.extra, self.name)
         return OnnxRuntimeSession(Path(folder), PROVIDERS[self.name], options, chosen)
 
     def _way_out(self) -> str:
@@ -88,6 +95,7 @@ class OnnxRuntimeCpu:
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
     name = "onnxruntime-cuda"
     device = "cuda"
+    options: type[OnnxRuntimeOptions] = OnnxRuntimeCudaOptions
 
     def _way_out(self) -> str:
         return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]'"
@@ -99,6 +107,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
 
 class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
     name = "onnxruntime-tensorrt"
+    options = OnnxRuntimeOptions
 
     def _way_out(self) -> str:
         return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]' tensorrt-cu12"
@@ -126,6 +135,7 @@ class OnnxRuntimeSession:
         self._device_id = _device_id(options.device, provider)
         self._threads = options.threads
         self._level = chosen.graph_optimization
+        self._tf32 = isinstance(chosen, OnnxRuntimeCudaOptions) and chosen.tf32
         self._signature = read_signature(str(folder))
         threads_before = _os_threads()
         self._session = self._open(self._session_options())
@@ -165,7 +175,7 @@ class OnnxRuntimeSession:
             synchronised=True,
             io_binding=self._on_device,
             threads=self._threads,
-            precision="f32",
+            precision=self._precision(),
         )
 
     def proof(self) -> Proof:
@@ -222,7 +232,7 @@ class OnnxRuntimeSession:
             self._ort.preload_dlls()  # CUDA and cuDNN from their pip packages
         wanted: list[Any] = [self._provider]
         if self._on_device:
-            wanted = [(self._provider, {"device_id": self._device_id}), "CPUExecutionProvider"]
+            wanted = [(self._provider, self._provider_options()), "CPUExecutionProvider"]
         try:
             session = self._ort.InferenceSession(str(self._path), options, providers=wanted)
         except Exception as error:  # ONNX Runtime's classes have no base of their own
@@ -231,6 +241,17 @@ class OnnxRuntimeSession:
             raise Unsupported(f"{self._provider} could not be loaded; ONNX Runtime fell back")
         session.disable_fallback()
         return session
+
+    def _provider_options(self) -> dict[str, Any]:
+        chosen = {"device_id": self._device_id}
+        if self._provider == PROVIDERS["onnxruntime-cuda"]:
+            chosen["use_tf32"] = int(self._tf32)
+        return chosen
+
+    def _precision(self) -> str:
+        """TensorRT's builder allows TF32 and ONNX Runtime has no switch for it."""
+        tensorrt = self._provider == PROVIDERS["onnxruntime-tensorrt"]
+        return "tf32" if tensorrt or self._tf32 else "f32"
 
     def _verify_threads(self, started: int) -> None:
         """The intra-op pool is the caller and ``threads`` - 1 threads made with the session."""

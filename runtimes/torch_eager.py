@@ -37,6 +37,8 @@ ATTENTION_BACKENDS = {
     "sdpa:efficient": "EFFICIENT_ATTENTION",
     "sdpa:cudnn": "CUDNN_ATTENTION",
 }
+NO_KERNEL = ("No available kernel", "No viable backend")
+"""What scaled_dot_product_attention says when every backend that it may choose has declined."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,14 @@ class TorchSession:
     def run(self, feeds: Feeds) -> Outputs:
         self._last = feeds
         inputs = self._tensors(feeds)
-        with self._torch.inference_mode(), self._attention():
-            outputs = self.call(*inputs)
+        try:
+            with self._torch.inference_mode(), self._attention():
+                outputs = self.call(*inputs)
+        except RuntimeError as error:
+            if self._backend is None or not any(words in str(error) for words in NO_KERNEL):
+                raise
+            name = self._backend.name.lower()
+            raise Unsupported(f"torch's {name} cannot run this attention: {error}") from error
         return {
             spec.name: _to_numpy(tensor, spec.dtype)
             for spec, tensor in zip(self.signature.outputs, outputs, strict=True)

@@ -4,7 +4,7 @@ It lives in a process of its own, makes as many calls as it is told to, and is s
 turns, as a worker is, so that its thread pools spin under nobody. Under another environment's
 interpreter it needs NumPy, torch and transformers there.
 
-Run by path it is that process: ``bare_loop.py FOLDER RUNTIME BATCH SEQUENCE THREADS STATE``.
+Run by path it is that process: ``bare_loop.py FOLDER RUNTIME DEVICE BATCH SEQUENCE THREADS STATE``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ REWARM_CALLS = 3
 class BareLoop:
     """The process as its parent sees it.
 
-    ``runtime`` is ``onnxruntime-cpu`` or ``torch-eager``, which open an artifact's folder, or
-    ``transformers``, which opens a model's. ``settled`` puts the C allocator into a worker's state
-    (``runtimes/allocator.py``); otherwise it stays as the process came. Raises RuntimeError when
-    the process ends before it was told to.
+    ``runtime`` is ``onnxruntime-cpu``, ``onnxruntime-cuda`` or ``torch-eager``, which open an
+    artifact's folder, or ``transformers``, which opens a model's. On ``cuda:N`` the inputs are on
+    the device before the clock and a call ends when the device is done. ``settled`` puts the C
+    allocator into a worker's state (``runtimes/allocator.py``); otherwise it stays as the process
+    came. Raises RuntimeError when the process ends before it was told to.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BareLoop:
         *,
         sequence: int = SEQUENCE,
         settled: bool,
+        device: str = "cpu",
         python: str = sys.executable,
     ) -> None:
         state = "settled" if settled else "as it came"
@@ -61,6 +63,7 @@ class BareLoop:
                 __file__,
                 str(folder),
                 runtime,
+                device,
                 *map(str, (batch, sequence, threads)),
                 state,
             ],
@@ -105,7 +108,9 @@ class BareLoop:
         return line
 
 
-def _call(folder: str, runtime: str, shape: tuple[int, int], threads: int) -> Callable[[], Any]:
+def _call(
+    folder: str, runtime: str, device: str, shape: tuple[int, int], threads: int
+) -> Callable[[], Any]:
     feeds = {
         "input_ids": np.random.default_rng(0).integers(0, VOCABULARY, shape),
         "attention_mask": np.ones(shape, np.int64),
@@ -118,24 +123,48 @@ def _call(folder: str, runtime: str, shape: tuple[int, int], threads: int) -> Ca
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options)
         return lambda: session.run(None, feeds)
+    if runtime == "onnxruntime-cuda":
+        return _bound_call(f"{folder}/model.onnx", device, feeds)
 
     import torch
 
-    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
     if runtime == "transformers":
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        model = transformers.AutoModel.from_pretrained(folder).eval()
-        return torch.inference_mode()(lambda: model(**tensors))
+        model = transformers.AutoModel.from_pretrained(folder).to(device).eval()
+        call = torch.inference_mode()(lambda: model(**tensors))
+    else:
+        from compile.models.model import load_model
 
-    from compile.models.model import load_model
+        module = load_model(Path(folder)).module.to(device)
+        call = torch.inference_mode()(lambda: module(*tensors.values()))
+    if device == "cpu":
+        return call
+    return lambda: (call(), torch.cuda.synchronize(device))
 
-    module = load_model(Path(folder)).module
-    return torch.inference_mode()(lambda: module(*tensors.values()))
+
+def _bound_call(model: str, device: str, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """ONNX Runtime's way to leave copies out of a call on a GPU."""
+    import onnxruntime
+
+    onnxruntime.preload_dlls()
+    index = int(device.partition(":")[2] or 0)
+    providers = [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(model, providers=providers)
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", index)
+        binding.bind_ortvalue_input(name, value)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cuda", index)
+    return lambda: (session.run_with_iobinding(binding), binding.synchronize_outputs())
 
 
-def _serve(folder: str, runtime: str, batch: str, sequence: str, threads: str, state: str) -> None:
+def _serve(
+    folder: str, runtime: str, device: str, batch: str, sequence: str, threads: str, state: str
+) -> None:
     """Answer each line, a number of calls, with the page faults of a call and all times in ns."""
     # A stopped process does not see that its parent is gone.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -143,7 +172,7 @@ def _serve(folder: str, runtime: str, batch: str, sequence: str, threads: str, s
         from runtimes import allocator
 
         allocator.settle()
-    call = _call(folder, runtime, (int(batch), int(sequence)), int(threads))
+    call = _call(folder, runtime, device, (int(batch), int(sequence)), int(threads))
     for _ in range(WARM_UP_CALLS):
         call()
     print("ready", flush=True)

@@ -2,6 +2,7 @@
 
     python -m scripts.truth            # torch-eager and onnxruntime-cpu
     python -m scripts.truth --sizes    # onnxruntime-cpu from a fraction of a millisecond to 200 ms
+    python -m scripts.truth --device cuda:0 [--runtime torch-eager]
 
 For a small encoder at several sizes (batch x sequence) a worker and two bare loops
 (``scripts/bare_loop.py``) take turns in random order; all live in processes of their own and are
@@ -43,6 +44,7 @@ ROUNDS = 8
 SECONDS = 0.25
 TWO_SIZES = ((1, 128), (8, 128))
 MANY_SIZES = ((1, 1), (1, 16), (1, 64), (2, 128), (8, 128), (40, 128))
+GPU_SIZES = ((1, 128), (256, 128), (2048, 128))
 EMPTY_CALLS = 100_000
 
 
@@ -58,11 +60,11 @@ class Turns:
 
 
 def compare(
-    artifact: Artifact, runtime: str, size: tuple[int, int], threads: int, logs: Path
+    artifact: Artifact, runtime: str, size: tuple[int, int], options: SessionOptions, logs: Path
 ) -> str:
     """One line: the medians of all three, and Assay's over each loop's. ``size`` is batch and
     sequence."""
-    trios = [_trio(artifact, runtime, size, threads, logs) for _ in range(TRIOS)]
+    trios = [_trio(artifact, runtime, size, options, logs) for _ in range(TRIOS)]
     ours, theirs, freshly = (
         f"{np.median([turn for trio in trios for turn in getattr(trio, who)]):.4g}"
         for who in ("mine", "settled", "fresh")
@@ -76,17 +78,26 @@ def compare(
 
 
 def _trio(
-    artifact: Artifact, runtime: str, size: tuple[int, int], threads: int, logs: Path
+    artifact: Artifact, runtime: str, size: tuple[int, int], options: SessionOptions, logs: Path
 ) -> Turns:
     batch, sequence = size
+    threads, device = options.threads, options.device
     feeds = artifact.signature.feeds({"batch": batch, "sequence": sequence})
     settled, fresh = (
-        BareLoop(artifact.folder, runtime, batch, threads, sequence=sequence, settled=how)
+        BareLoop(
+            artifact.folder,
+            runtime,
+            batch,
+            threads,
+            sequence=sequence,
+            settled=how,
+            device=device,
+        )
         for how in (True, False)
     )
     mine: list[float] = []
     with Worker.start(runtime, log_dir=logs, threads=threads) as worker:
-        worker.open(artifact.folder, SessionOptions(threads=threads))
+        worker.open(artifact.folder, options)
         worker.prepare(feeds)
         calls = max(3, int(SECONDS / (np.median(worker.sample(20).ns) / 1e9)))
 
@@ -143,30 +154,38 @@ def _ratio(trios: Sequence[tuple[list[float], list[float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--sizes", action="store_true", help="many sizes on onnxruntime-cpu")
-    sizes = MANY_SIZES if parser.parse_args().sizes else TWO_SIZES
-    threads = len(os.sched_getaffinity(0))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--runtime", help="this one only")
+    asked = parser.parse_args()
+    options = SessionOptions(threads=len(os.sched_getaffinity(0)), device=asked.device)
+    kinds: dict[str, Kind] = {"torch-eager": "torch", "onnxruntime-cpu": "onnx"}
+    sizes: Sequence[tuple[int, int]] = TWO_SIZES
+    if asked.device != "cpu":
+        kinds = {"torch-eager": "torch", "onnxruntime-cuda": "onnx"}
+        sizes = GPU_SIZES
+    elif asked.sizes:
+        kinds = {"onnxruntime-cpu": "onnx"}
+        sizes = MANY_SIZES
+    kinds = {name: kind for name, kind in kinds.items() if asked.runtime in (None, name)}
     entry = ModelEntry(source="encoder-small", classes=4, train=False)
     plain = Recipe(name="fp32")
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
         with Builder(Store.default(), logs / "builder.log", lambda text, done: None) as builder:
-            kinds: dict[str, Kind] = {"torch-eager": "torch", "onnxruntime-cpu": "onnx"}
-            if sizes is MANY_SIZES:
-                del kinds["torch-eager"]
             artifacts = {
                 runtime: builder.build(BuildRequest(entry, Path.cwd(), None, plain, kind))
                 for runtime, kind in kinds.items()
             }
         print(
-            f"{threads} threads, {TRIOS} trios of processes, {ROUNDS} rounds of {SECONDS} s each, "
-            f"{time.strftime('%Y-%m-%d')}\n"
+            f"{options.threads} threads, {TRIOS} trios of processes, {ROUNDS} rounds of "
+            f"{SECONDS} s each, {time.strftime('%Y-%m-%d')}\n"
         )
         titles = ["runtime", "size", "Assay, ms", "bare, ms", "ratio"]
         print("|", " | ".join([*titles, "fresh bare, ms", "ratio", "its page faults a call"]), "|")
         print("|---|---|---|---|---|---|---|---|")
         for runtime, artifact in artifacts.items():
             for size in sizes:
-                print(compare(artifact, runtime, size, threads, logs), flush=True)
+                print(compare(artifact, runtime, size, options, logs), flush=True)
         print("\n" + own_costs(logs / "fake"))
 
 

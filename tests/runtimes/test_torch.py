@@ -172,6 +172,11 @@ def test_proof_names_the_attention_kernel_that_was_asked_for() -> None:
         assert opened.proof().attention == asked
 
 
+def test_attention_that_this_device_has_no_kernel_for_is_unsupported() -> None:
+    with pytest.raises(Unsupported, match="efficient_attention cannot run this attention: No"):
+        session(Attending(), attention="sdpa:efficient").run(PAIR.feeds({"batch": 2}))
+
+
 def test_open_raises_when_attention_or_device_is_unknown() -> None:
     with pytest.raises(Unsupported, match="no attention 'paged'; it has default, sdpa:math"):
         session(Pair(), attention="paged")
