@@ -6,6 +6,8 @@ On CUDA inputs and outputs are bound on the device before the clock starts.
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -109,8 +111,14 @@ class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
     name = "onnxruntime-tensorrt"
     options = OnnxRuntimeOptions
 
+    def _missing_device(self) -> str:
+        return super()._missing_device() or _missing_tensorrt()
+
     def _way_out(self) -> str:
-        return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]' tensorrt-cu12"
+        return (
+            "on a machine with an NVIDIA GPU, pip install 'assay[cuda]' and the TensorRT 10 of its "
+            "CUDA (tensorrt-cu12 or tensorrt-cu13)"
+        )
 
 
 class OnnxRuntimeSession:
@@ -199,6 +207,7 @@ class OnnxRuntimeSession:
         if self._on_device:
             breakdown = replace(
                 breakdown,
+                peak_bytes=arena.peak if arena else None,
                 reserved_bytes=arena.reserved if arena else None,
                 in_use_bytes=arena.in_use if arena else None,
             )
@@ -230,6 +239,8 @@ class OnnxRuntimeSession:
     def _open(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         if self._on_device and hasattr(self._ort, "preload_dlls"):
             self._ort.preload_dlls()  # CUDA and cuDNN from their pip packages
+        if self._provider == PROVIDERS["onnxruntime-tensorrt"]:
+            _missing_tensorrt()  # loads it too
         wanted: list[Any] = [self._provider]
         if self._on_device:
             wanted = [(self._provider, self._provider_options()), "CPUExecutionProvider"]
@@ -261,6 +272,19 @@ class OnnxRuntimeSession:
             raise Unsupported(
                 f"ONNX Runtime runs {started + 1} threads where {self._threads} were asked"
             )
+
+
+def _missing_tensorrt() -> str:
+    """Load TensorRT, from its pip package or the system, before ONNX Runtime's provider, which does
+    not look into packages; or say why it cannot be loaded."""
+    try:
+        importlib.import_module("tensorrt")
+    except ImportError:
+        try:
+            ctypes.CDLL("libnvinfer.so.10")
+        except OSError as error:
+            return f"TensorRT cannot be loaded: {error}"
+    return ""
 
 
 def _shapes(feeds: Feeds) -> frozenset[tuple[str, tuple[int, ...]]]:

@@ -122,7 +122,7 @@ def test_contract_says_what_the_clock_covers_on_a_device(feeds: Feeds, clock: st
     assert contract.io_binding
     proof = session.proof()
     assert proof.providers == {DEVICE: 3}
-    assert proof.kernels == {"aten::mm": 2, "aten::relu": 1}
+    assert proof.kernels == {"aten::mm": 2, "aten::clamp_min": 1}
 
 
 def test_compiled_session_agrees_and_its_proof_is_not_empty(feeds: Feeds) -> None:
@@ -194,14 +194,14 @@ def test_both_clocks_tell_a_latency_that_is_known(
 def test_events_do_not_count_what_the_host_does_beside_the_device(
     cycles: Callable[[float], Callable[[], object]],
 ) -> None:
-    call = cycles(4.0)
+    call = cycles(40.0)
 
     def busy() -> None:
         call()
         time.sleep(0.02)
 
     told = float(np.median(clock_calls(CudaEvents(DEVICE), busy, 5))) / 1e6
-    assert told == pytest.approx(4.0, rel=0.2)
+    assert told == pytest.approx(40.0, rel=0.1)
 
 
 def test_nvml_knows_the_device_and_what_a_process_holds() -> None:
@@ -261,4 +261,5 @@ def test_onnx_runtime_runs_on_the_device_and_proves_it(
     memory = onnx_session.memory(feeds)
     assert memory.reserved_bytes is not None
     assert memory.in_use_bytes is not None
-    assert weight.nbytes <= memory.in_use_bytes <= memory.reserved_bytes
+    assert memory.peak_bytes is not None
+    assert weight.nbytes <= memory.in_use_bytes <= memory.peak_bytes <= memory.reserved_bytes
