@@ -20,6 +20,9 @@ ATTENTION_OPERATORS = {
 }
 INTEGER_OPERATORS = ("aten::_int_mm", "quantized::", "onednn::qlinear", "bitsandbytes::int8")
 CAST_OPERATOR = "aten::_to_copy"
+COMPILED_KERNELS = ("triton_", "cudaGraphLaunch")
+"""Events of what torch.compile made, in whose names there is no ``::``: a kernel of its own, and a
+recorded graph of kernels, which does not tell what is in it. Its C++ kernels are no events."""
 _BOOKKEEPING = (
     *("as_strided", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "flatten"),
     *("t", "transpose", "permute", "unsqueeze", "squeeze", "slice", "select", "narrow", "split"),
@@ -63,5 +66,6 @@ def torch_proof(events: Sequence[Any], device: torch.device, fallback: str) -> P
 def _working(event: Any) -> list[str]:
     """Names of the innermost operators at or below a profiled event that are no bookkeeping."""
     below = [name for child in event.cpu_children for name in _working(child)]
-    own = "::" in event.name and event.name not in BOOKKEEPING_OPERATORS
+    operator = "::" in event.name and event.name not in BOOKKEEPING_OPERATORS
+    own = operator or event.name.startswith(COMPILED_KERNELS)
     return below or ([event.name] if own else [])

@@ -193,6 +193,17 @@ def test_open_raises_when_torch_ignores_the_threads(monkeypatch: pytest.MonkeyPa
         session(Pair(), threads=asked)
 
 
+def test_threads_that_the_environment_settled_are_not_set_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Setting the same number again forbids MKL to use fewer, and costs time."""
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    opened = session(Pair(), threads=torch.get_num_threads())
+    assert opened.contract().threads == torch.get_num_threads()
+    assert told == []
+
+
 def test_compiled_module_agrees_with_float64_and_counts_its_graph_break(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -276,3 +287,10 @@ def test_profile_counts_an_operator_once_at_its_innermost_level() -> None:
     assert torch_proof._working(linear) == ["aten::addmm"]
     assert torch_proof._working(Event("aten::view")) == []
     assert torch_proof._working(Event("aten::clone", Event("aten::copy_"))) == ["aten::clone"]
+    graph = Event(
+        "## Call CompiledFxGraph f ##",
+        Event("aten::mm", Event("cudaLaunchKernelExC")),
+        Event("cudaEventRecord"),
+        Event("triton_per_fused_relu_0", Event("cuLaunchKernel")),
+    )
+    assert torch_proof._working(graph) == ["aten::mm", "triton_per_fused_relu_0"]
