@@ -50,7 +50,7 @@ def test_a_meter_that_takes_too_long_is_left_out():
     slow = Scripted("slow", [1], took=0.011, clock=clock)
     fast = Scripted("fast", [1], took=0.0001, clock=clock)
     around = Surroundings([slow, fast], clock)
-    assert around.absent == {"slow": "a reading takes 11.0 ms here, more than 5 ms"}
+    assert around.absent == {"slow": "a reading takes 11.0 ms here, more than 9 ms"}
 
 
 def test_a_meter_that_fails_once_leaves_that_block_unknown_and_the_others_known():
