@@ -48,14 +48,20 @@ def show(gates: Sequence[dict[str, Any]], replays: int = REPLAYS) -> str:
         return "\n".join(lines)
     pooled = np.concatenate([cell["differences"] for cell in same])
     medians = np.array([np.median(cell["differences"]) for cell in same])
-    alone = [each for each in gates if not Kind.of(each).neighbours]
+    # A pair of processes that serves several comparisons has several first calls to make.
+    alone = [e for e in gates if not Kind.of(e).neighbours and Kind.of(e).comparisons == 1]
     own = [cell["pair_own_s"] for each in alone for cell in each["cells"]]
     lines += [
         "",
         f"Without a slow-down, {len(same)} comparisons of {len(pooled)} pairs: "
         f"{np.mean(pooled > 0):.1%} of the pairs say slower, median {np.median(pooled):+.2%}; "
         f"{np.sum(medians > 0)} comparisons have a positive median. "
-        f"Without neighbours a pair costs {np.median(own):.2f} s beyond its timed calls.",
+        + (
+            f"Without neighbours a pair of one comparison costs {np.median(own):.2f} s beyond its "
+            "timed calls."
+            if own
+            else ""
+        ),
         "",
         f"Of {replays} replays, so many alarm (promised: at most {ALPHA:.0%}):",
         "",
