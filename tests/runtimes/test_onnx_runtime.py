@@ -109,6 +109,19 @@ def test_proof_counts_matmulnbits_as_integer_only_at_accuracy_level_4(
     assert worker.proof().integer_kernels == integer
 
 
+def test_proof_counts_no_integer_kernel_where_cuda_multiplies_4_bit_weights_in_float(
+    onnx_artifact: Callable[..., Path], four_bit_halves: dict[str, np.ndarray]
+) -> None:
+    attributes = {"K": 32, "N": 32, "bits": 4, "block_size": 32, "accuracy_level": 4}
+    operator = helper.make_node(
+        "MatMulNBits", ["x", "q", "s"], ["y"], domain="com.microsoft", **attributes
+    )
+    model = onnx_artifact([operator], four_bit_halves) / "model.onnx"
+    for provider, integer in (("CPUExecutionProvider", 1), ("CUDAExecutionProvider", 0)):
+        proof = onnx_proof.onnx_proof([onnx_proof.Node("MatMulNBits", provider)], provider, model)
+        assert proof.integer_kernels == integer
+
+
 def test_proof_counts_casts_that_the_optimiser_left(
     start: Callable[..., Worker], onnx_artifact: Callable[..., Path], linear_signature: Signature
 ) -> None:
