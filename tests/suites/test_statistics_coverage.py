@@ -77,3 +77,14 @@ def test_paired_interval_and_its_bound_hold(proof):
         interval, bound = proof.paired_coverage(n, lost, gained, replications=600)
         assert interval >= 0.93, n
         assert bound >= 0.92, n
+
+
+@pytest.mark.parametrize("k", [3, 5, 10])
+@pytest.mark.parametrize(
+    # Student's interval assumes as much of a correlation as 1/3; a half is too much for it.
+    ("name", "least"),
+    [("normal", 0.94), ("heavy tails", 0.94), ("two states", 0.94), ("correlated", 0.87)],
+)
+def test_interval_from_several_processes_holds(proof, name, k, least):
+    held, _ = proof.process_coverage(name, k, replications=1500)
+    assert held >= least
