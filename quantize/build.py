@@ -153,5 +153,5 @@ def _apply(
         case Int4():
             from quantize.int4 import make_int4
 
-            return make_int4(source, asked, folder)
+            return make_int4(source, asked, folder, data, progress)
     raise TypeError(f"no implementation of pass {asked.name!r}")

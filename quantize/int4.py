@@ -1,20 +1,35 @@
-"""INT4: weights of linear layers in 4-bit codes by blocks, activations untouched.
+"""INT4 and its like: weights of linear layers in codes of few bits by blocks, not the activations.
 
-Each layer becomes ``com.microsoft.MatMulNBits``, an embedding ``GatherBlockQuantized``. A single
-token's time is the time to read the weights, so this is faster where few tokens are computed at
-once (decoding) and smaller everywhere; with many tokens INT8 is faster.
+Each layer becomes ``com.microsoft.MatMulNBits`` or a MatMul behind a blocked ``DequantizeLinear``,
+an embedding ``GatherBlockQuantized``. A single token's time is the time to read the weights, so
+this is faster where few tokens are computed at once (decoding) and smaller everywhere; with many
+tokens INT8 is faster.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
 
 from compile.artifact import Artifact, Made
+from compile.data import DataSource
+from compile.errors import InputError
 from compile.graph import load_onnx, save_onnx
 from compile.parity import parity_feeds
-from quantize.audit import audit_onnx, check_exclude, check_matched, check_smaller, folder_bytes
+from quantize.audit import (
+    PassFailed,
+    audit_onnx,
+    check_examples,
+    check_exclude,
+    check_matched,
+    check_smaller,
+    decibels,
+    folder_bytes,
+)
+from quantize.gram import InputStatistics, input_statistics
 from quantize.linear import (
     Footprint,
     Layer,
@@ -23,17 +38,37 @@ from quantize.linear import (
     linear_layers,
     replace_nodes,
 )
+from quantize.nbits import (
+    dequantize,
+    dequantized_constants,
+    gather,
+    layer_constants,
+    multiply,
+    multiply_dequantized,
+    use_contrib,
+)
 from quantize.passes import Int4
-from quantize.rounding.blocks import BITS, BlockCodes
+from quantize.rounding.awq import squared_error
+from quantize.rounding.blocks import STORED_BITS, BlockCodes
+from quantize.rounding.gptq import gptq
+from quantize.rounding.hqq import hqq
 from quantize.rounding.rtn import round_to_nearest
 
-DOMAIN = "com.microsoft"
+BLOCKED_OPSET = 21
 
 
-def make_int4(source: Artifact, asked: Int4, folder: Path) -> Made:
+def make_int4(
+    source: Artifact,
+    asked: Int4,
+    folder: Path,
+    data: DataSource | None,
+    progress: Callable[[str], None],
+) -> Made:
     """Carry out the pass on an ONNX artifact and audit the result.
 
-    Facts: layers matched and left alone, embeddings, bytes, signal-to-noise ratio, kernels.
+    Facts: layers matched and left alone, embeddings, bytes, signal-to-noise ratio, kernels; with
+    GPTQ ``calibration_examples`` and, by layer, the signal-to-noise ratio of its outputs on them
+    beside round-to-nearest's. Raises PassFailed for data with too few examples.
     """
     model = load_onnx(source.folder)
     selection = linear_layers(model, asked.exclude)
@@ -42,6 +77,8 @@ def make_int4(source: Artifact, asked: Int4, folder: Path) -> Made:
     facts = check_matched(asked.name, selection)
     fitting = [layer for layer in tables.layers if layer.shape[1] % asked.block == 0]
     facts |= {
+        "rounding": asked.rounding,
+        "bits": asked.bits,
         "block": asked.block,
         "embeddings": len(fitting),
         "embeddings_skipped": {
@@ -50,99 +87,126 @@ def make_int4(source: Artifact, asked: Int4, folder: Path) -> Made:
             if layer not in fitting
         },
     }
+    if asked.form == "QDQ":
+        check_opset(asked.name, model)
+    codes: dict[str, BlockCodes] = {}
+    if asked.rounding == "gptq":
+        if data is None:
+            raise InputError("pass int4 (gptq) needs data to calibrate on")
+        examples = check_examples(asked.name, "passes.examples", data, asked.examples)
+        facts["calibration_examples"] = examples
+        progress(f"int4: calibrating on {examples} examples")
+        ratios: dict[str, list[float]] = {}
+        widths = {layer.node.input[0]: layer.shape[0] for layer in selection.layers}
+        for seen in input_statistics(source.folder, widths, lambda: data.calibration(examples)):
+            for name, found, ratio in compensated(selection, seen, asked):
+                progress(f"int4: gptq, {len(codes) + 1} of {len(selection.weights)} weights")
+                codes[name] = found
+                ratios[name] = ratio
+        facts["output_snr_db"] = {name: ratio[0] for name, ratio in ratios.items()}
+        facts["output_snr_db_rtn"] = {name: ratio[1] for name, ratio in ratios.items()}
     size = Footprint(model, [*selection.layers, *fitting])
-    quantize_int4(model, selection, fitting, asked)
+    quantize_int4(model, selection, fitting, asked, codes)
     save_onnx(model, folder)
     facts["weights_share"] = size.share
     files = (source.bytes, folder_bytes(folder))
     facts |= check_smaller(asked.name, size.now(model), files, _share(asked, selection))
-    examples = (feeds for _, feeds in parity_feeds(source.signature))
+    audited = (feeds for _, feeds in parity_feeds(source.signature))
     facts |= audit_onnx(
-        asked.name, source, folder, examples, asked.min_snr_db, len(selection.layers)
+        asked.name, source, folder, audited, asked.min_snr_db, len(selection.layers)
     )
     return Made("onnx", source.signature, facts)
 
 
+def check_opset(name: str, model: ModelProto) -> None:
+    """Blocks of a DequantizeLinear, and types of 4 bits, came with opset 21."""
+    found = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if found < BLOCKED_OPSET:
+        way_out = 'form = "MatMulNBits" works with any'
+        raise PassFailed(name, "opset", f"{BLOCKED_OPSET} or later", f"{found}; {way_out}")
+
+
+def compensated(
+    selection: Selection, seen: dict[str, InputStatistics], asked: Int4
+) -> Iterator[tuple[str, BlockCodes, list[float]]]:
+    """GPTQ of each weight whose inputs were ``seen``: its name, its codes, and the ratio of the
+    outputs to their error on the calibration data, dB, beside that of round-to-nearest.
+
+    A weight that several layers share is rounded for the inputs of the first of them.
+    """
+    done: set[str] = set()
+    for layer in selection.layers:
+        name, statistics = layer.weight.name, seen.get(layer.node.input[0])
+        if statistics is None or name in done:
+            continue
+        done.add(name)
+        weight, gram = layer.values(), statistics.gram
+        codes = gptq(
+            weight,
+            gram,
+            asked.block,
+            asked.symmetric,
+            asked.bits,
+            damping=asked.damping,
+            activation_order=asked.activation_order,
+        )
+        plain = round_to_nearest(weight, asked.block, asked.symmetric, asked.bits)
+        power = squared_error(weight, gram)
+        errors = [squared_error(c.dequantize() - weight, gram) for c in (codes, plain)]
+        ratios = [round(decibels(power, max(error, 1e-30)), 2) for error in errors]
+        # Calibration so narrow that compensation hurts even there would hurt everywhere.
+        yield name, codes if errors[0] <= errors[1] else plain, ratios
+
+
 def quantize_int4(
-    model: ModelProto, selection: Selection, embeddings: list[Layer], asked: Int4
+    model: ModelProto,
+    selection: Selection,
+    embeddings: list[Layer],
+    asked: Int4,
+    codes: dict[str, BlockCodes] | None = None,
 ) -> None:
-    """Rewrite the selected layers and embeddings of ``model`` in place."""
+    """Rewrite the selected layers and embeddings of ``model`` in place; ``codes`` are of those
+    weights, by name, that are rounded already."""
     constants: dict[str, list[TensorProto]] = {}
     replacements: dict[str, list[NodeProto]] = {}
+    known = dict(codes or {})
     for layer in selection.layers:
         name = layer.weight.name
+        if name not in known:
+            known[name] = _rounded(layer.values(), asked)
+        nodes = replacements[layer.node.output[0]] = []
+        if asked.form == "MatMulNBits":
+            constants.setdefault(name, layer_constants(name, known[name]))
+            nodes.append(multiply(layer, known[name], asked.accuracy_level, constants[name]))
+            continue
         if name not in constants:
-            codes = round_to_nearest(layer.values(), asked.block, asked.symmetric)
-            constants[name] = layer_constants(name, codes)
-        replacements[layer.node.output[0]] = [
-            multiply(layer, asked.block, asked.accuracy_level, constants[name])
-        ]
+            constants[name] = dequantized_constants(name, known[name])
+            nodes.append(dequantize(name, known[name], constants[name]))
+        nodes.append(multiply_dequantized(layer))
     for layer in embeddings:
         name = f"{layer.weight.name}__rows"
-        if name not in constants:
-            codes = round_to_nearest(layer.values().T, asked.block, asked.symmetric)
-            constants[name] = layer_constants(name, codes, flat=True)
-        replacements[layer.node.output[0]] = [_gather(layer, asked.block, constants[name])]
+        if name not in known:
+            known[name] = _rounded(layer.values().T, asked)
+            constants[name] = layer_constants(name, known[name], flat=True)
+        replacements[layer.node.output[0]] = [gather(layer, known[name], constants[name])]
     replace_nodes(model, replacements, [t for group in constants.values() for t in group])
-    if all(opset.domain != DOMAIN for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    if asked.form == "MatMulNBits" or embeddings:
+        use_contrib(model)
 
 
-def layer_constants(name: str, codes: BlockCodes, flat: bool = False) -> list[TensorProto]:
-    """Codes, scales and, unless symmetric, zero points in the order of the operators' inputs.
-
-    ``flat`` joins the axes of blocks, as ``GatherBlockQuantized`` wants them.
-    """
-    packed = codes.packed()
-    tensors = [
-        numpy_helper.from_array(packed.reshape(len(packed), -1) if flat else packed, f"{name}__u4"),
-        numpy_helper.from_array(codes.scales, f"{name}__scales"),
-    ]
-    if (zeros := codes.packed_zeros()) is not None:
-        tensors.append(numpy_helper.from_array(zeros, f"{name}__zeros"))
-    return tensors
-
-
-def multiply(
-    layer: Layer, block: int, accuracy_level: int, constants: list[TensorProto]
-) -> NodeProto:
-    """The ``MatMulNBits`` that takes the place of a layer."""
-    rows, columns = layer.shape
-    return helper.make_node(
-        "MatMulNBits",
-        [layer.node.input[0], *(tensor.name for tensor in constants)],
-        layer.node.output,
-        name=layer.node.name,
-        domain=DOMAIN,
-        K=rows,
-        N=columns,
-        bits=BITS,
-        block_size=block,
-        accuracy_level=accuracy_level,
-    )
+def _rounded(weight: np.ndarray, asked: Int4) -> BlockCodes:
+    """Without data: an embedding's rows are looked up, and no inputs are multiplied by them."""
+    method = hqq if asked.rounding == "hqq" else round_to_nearest
+    return method(weight, asked.block, asked.symmetric, asked.bits)
 
 
 def _share(asked: Int4, selection: Selection) -> float:
-    """Most of their float32 bytes that the weights may take: half a byte each and five bytes a
+    """Most of their float32 bytes that the weights may take: their codes' and five bytes a
     block, in blocks that the last rows fill only in part, and a tenth more."""
     before = after = 0
+    coded = asked.block * STORED_BITS[asked.bits] // 8
     for weight in selection.weights.values():
         rows, columns = weight.dims
         before += 4 * rows * columns
-        after += columns * -(-rows // asked.block) * (asked.block // 2 + 5)
+        after += columns * -(-rows // asked.block) * (coded + 5)
     return 1.1 * after / before
-
-
-def _gather(layer: Layer, block: int, constants: list[TensorProto]) -> NodeProto:
-    codes, *scales = (tensor.name for tensor in constants)
-    return helper.make_node(
-        "GatherBlockQuantized",
-        [codes, layer.node.input[1], *scales],
-        layer.node.output,
-        name=layer.node.name,
-        domain=DOMAIN,
-        gather_axis=0,
-        quantize_axis=1,
-        bits=BITS,
-        block_size=block,
-    )

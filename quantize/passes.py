@@ -128,7 +128,7 @@ class Fp16(Pass):
     name = "fp16"
     version = 3
     kinds = ("torch", "onnx")
-    rank = 3
+    rank = 4
 
     exclude: Patterns = Field(default=(), strict=False)
     """Nodes of an ONNX graph, not those inside of branches and loops, that stay in float32 beside
@@ -146,7 +146,7 @@ class Bf16(Pass):
     name = "bf16"
     version = 2
     kinds = ("torch",)
-    rank = 3
+    rank = 4
     libraries = ("torch",)
 
     min_snr_db: float = Field(default=20.0, ge=0)
@@ -163,7 +163,7 @@ class Int8(Pass):
     name = "int8"
     version = 3
     kinds = ("onnx",)
-    rank = 3
+    rank = 4
     libraries = ("onnx", "numpy")
 
     mode: Literal["dynamic", "static"] = "dynamic"
@@ -200,24 +200,58 @@ class Int8(Pass):
 
 
 class Int4(Pass):
-    """Store weights in 4 bits, rounded to nearest in blocks, for ``MatMulNBits``."""
+    """Store weights in codes of few bits by blocks, for ``MatMulNBits`` or as blocked QDQ."""
 
     name = "int4"
-    version = 3
+    version = 4
     kinds = ("onnx",)
-    rank = 3
-    libraries = ("onnx", "numpy")
+    rank = 4
+    libraries = ("onnx", "numpy", "scipy")
 
-    block: Literal[16, 32, 64, 128] = 32
+    rounding: Literal["rtn", "hqq", "gptq"] = "rtn"
+    """How codes are chosen: to nearest, with each block's grid fitted to most of its weights, or
+    with what is left to round making up for what is (needs data)."""
+    bits: Literal[2, 3, 4, 8] = 4
+    block: Literal[16, 32, 64, 128, 256] = 32
     """Weights along the reduced axis that share one scale."""
     symmetric: bool = True
-    """Zero is code 8 in every block; otherwise each block has a zero point of its own."""
+    """Zero is the middle code in every block; otherwise each block has a zero point of its own."""
+    form: Literal["MatMulNBits", "QDQ"] = "MatMulNBits"
+    """ONNX Runtime's operator, or standard ONNX: a blocked ``DequantizeLinear`` before a MatMul."""
     accuracy_level: Literal[0, 1, 2, 3, 4] = 4
     """What the kernel may compute in: 0 whatever it likes, 1 fp32, 2 fp16, 3 bf16, 4 int8."""
+    examples: int = Field(default=128, ge=1)
+    """Calibration examples of ``gptq``, or all that the data's split has."""
+    damping: float = Field(default=0.01, gt=0, le=1)
+    """Of ``gptq``: share of the inputs' mean power that calibration is taken to have missed."""
+    activation_order: bool = True
+    """Of ``gptq``: inputs of the largest power are rounded first."""
     exclude: Patterns = Field(default=(), strict=False)
     embeddings: bool = False
     """Also store the tables of ``Gather`` in 4 bits."""
     min_snr_db: float = Field(default=5.0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.rounding == "gptq"
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        # Calibration runs the graph.
+        ran = onnxruntime_distributions() if self.needs_data else ()
+        return (*self.libraries, *ran)
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Int4:
+        gptq = {"examples", "damping", "activation_order"}
+        if self.rounding != "gptq" and (given := sorted(gptq & self.model_fields_set)):
+            raise ValueError(f'{", ".join(given)} would have no effect without rounding = "gptq"')
+        if self.form == "QDQ" and "accuracy_level" in self.model_fields_set:
+            raise ValueError('accuracy_level is an attribute of form = "MatMulNBits"')
+        if self.form == "QDQ" and self.bits in (2, 3):
+            raise ValueError(f"bits = {self.bits}: ONNX has types of 4 and 8 bits for QDQ")
+        if self.embeddings and self.bits != 4:
+            raise ValueError("embeddings = true stores tables in 4 bits: bits has to be 4")
+        return self
 
 
 PASSES: dict[str, type[Pass]] = {

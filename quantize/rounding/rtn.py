@@ -8,43 +8,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantize.rounding.blocks import BITS, MIDDLE, BlockCodes, cut_into_blocks
-
-LEVELS = (1 << BITS) - 1
+from quantize.rounding.blocks import BlockCodes, Grid, cut_into_blocks, nearest, reciprocal
 
 
-def round_to_nearest(weight: np.ndarray, block: int, symmetric: bool) -> BlockCodes:
-    """Quantize a (K, N) float weight in blocks along K.
-
-    Symmetric: the element of largest magnitude becomes code 0 exactly, s = w_max / -8, so that
-    all 16 codes are used and the scale may be negative. Asymmetric: the range, widened to hold 0
-    (which then is exact), is cut into 15 steps.
-    """
+def round_to_nearest(weight: np.ndarray, block: int, symmetric: bool, bits: int = 4) -> BlockCodes:
+    """Quantize a (K, N) float weight in blocks along K."""
     blocks = cut_into_blocks(np.asarray(weight, np.float32), block)
+    grid = extremes_grid(blocks, symmetric, bits)
+    return BlockCodes(grid, grid.codes(blocks), weight.shape[0])
+
+
+def extremes_grid(blocks: np.ndarray, symmetric: bool, bits: int) -> Grid:
+    """The grid that spans each of (N, blocks, block) weights.
+
+    Symmetric: the element of largest magnitude becomes code 0 exactly, s = w_max / -2^(bits-1), so
+    that all codes are used and the scale may be negative. Asymmetric: the range, widened to hold 0
+    (which then is exact), is cut into 2^bits - 1 steps.
+    """
+    levels, block = (1 << bits) - 1, blocks.shape[-1]
     if symmetric:
-        largest = np.take_along_axis(
-            blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1
-        )[..., 0]
-        scales = largest / np.float32(-MIDDLE)
-        zeros = np.full(scales.shape, MIDDLE, np.float32)
-    else:
-        low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
-        scales = (high - low) / np.float32(LEVELS)
-        zeros = _nearest(-low * _reciprocal(scales))
-    codes = _nearest(blocks * _reciprocal(scales)[..., None] + zeros[..., None])
-    return BlockCodes(
-        codes=codes.astype(np.uint8),
-        scales=scales,
-        zeros=None if symmetric else zeros.astype(np.uint8),
-        rows=weight.shape[0],
-    )
-
-
-def _reciprocal(scales: np.ndarray) -> np.ndarray:
-    """1 / s, and 0 for a block of zeros, whose codes then are its zero point."""
-    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
-
-
-def _nearest(values: np.ndarray) -> np.ndarray:
-    """The closest code, halves away from zero as in C's ``roundf``."""
-    return np.clip(np.floor(values + np.float32(0.5)), 0, LEVELS)
+        places = np.abs(blocks).argmax(axis=-1, keepdims=True)
+        largest = np.take_along_axis(blocks, places, axis=-1)[..., 0]
+        return Grid(bits, block, largest / np.float32(-(1 << (bits - 1))), None)
+    low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+    scales = (high - low) / np.float32(levels)
+    return Grid(bits, block, scales, nearest(-low * reciprocal(scales), levels))

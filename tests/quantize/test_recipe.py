@@ -29,8 +29,7 @@ def one(**entry: Any) -> dict[str, Any]:
 
 
 def test_shipped_recipes_are_all_valid() -> None:
-    precisions = ["bf16", "fp16", "fp32", "int4", "int8-dynamic", "int8-static"]
-    assert shipped_recipes() == sorted([*precisions, "distilled", "distilled-int8", "pruned"])
+    assert {"fp32", "int8-static", "int4", "int4-gptq", "int4-hqq"} <= set(shipped_recipes())
     for name in shipped_recipes():
         recipe = load_recipe(name, HERE)
         assert recipe.name == name
@@ -83,7 +82,7 @@ def test_unknown_pass_is_refused_with_near_match_and_all_names() -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"pass": "int4", "block": 48}, ["(int4): block = 48", "16, 32, 64 or 128"]),
+        ({"pass": "int4", "block": 48}, ["(int4): block = 48", "16, 32, 64, 128 or 256"]),
         ({"pass": "int4", "blocks": 32}, ["'blocks'", "did you mean 'block'", "symmetric"]),
         ({"pass": "int4", "symmetric": "yes"}, ["symmetric = 'yes'", "boolean"]),
         ({"pass": "int4", "block": True}, ["block = True"]),
