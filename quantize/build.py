@@ -9,7 +9,7 @@ from typing import Any
 from compile.artifact import Artifact, Kind, Made, Step, Store
 from compile.data import DataSource
 from compile.errors import InputError, Unsupported
-from quantize.passes import Bf16, Distill, Fp16, Fuse, Int4, Int8, Pass, Prune
+from quantize.passes import Awq, Bf16, Distill, Fp16, Fuse, Int4, Int8, Pass, Prune
 from quantize.recipe import Recipe
 
 Progress = Callable[[str], None]
@@ -146,6 +146,10 @@ def _apply(
             from quantize.half import make_half
 
             return make_half(source, asked, folder)
+        case Awq() if data:
+            from quantize.awq import make_awq
+
+            return make_awq(source, asked, folder, data, progress)
         case Int8():
             from quantize.int8 import make_int8
 

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from compile.artifact import Artifact, Made
 from compile.data import DataSource
 from compile.errors import InputError
-from compile.graph import load_onnx, save_onnx
+from compile.graph import load_onnx, opset, save_onnx
 from compile.parity import parity_feeds
 from quantize.audit import (
     PassFailed,
@@ -120,8 +120,7 @@ def make_int4(
 
 def check_opset(name: str, model: ModelProto) -> None:
     """Blocks of a DequantizeLinear, and types of 4 bits, came with opset 21."""
-    found = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if found < BLOCKED_OPSET:
+    if (found := opset(model)) < BLOCKED_OPSET:
         way_out = 'form = "MatMulNBits" works with any'
         raise PassFailed(name, "opset", f"{BLOCKED_OPSET} or later", f"{found}; {way_out}")
 

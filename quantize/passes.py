@@ -122,6 +122,44 @@ class Fuse(Pass):
     level: Literal["basic", "extended", "all"] = "extended"
 
 
+class Awq(Pass):
+    """Scale up the inputs that carry much in the weights that read them, before ``int4`` rounds."""
+
+    name = "awq"
+    version = 1
+    kinds = ("onnx",)
+    rank = 3
+    libraries = ("onnx", "numpy", "scipy")
+
+    # What the rounding will be, for which the scales are searched: as in the ``int4`` behind it.
+    rounding: Literal["rtn", "hqq", "gptq"] = "rtn"
+    bits: Literal[2, 3, 4, 8] = 4
+    block: Literal[16, 32, 64, 128, 256] = 32
+    symmetric: bool = True
+    insert: bool = True
+    """Put a ``Mul`` where nothing before a layer can take its scale; else leave the layer."""
+    examples: int = Field(default=128, ge=1)
+    """Calibration examples, or all that the data's split has."""
+    exclude: Patterns = Field(default=(), strict=False)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        return (*self.libraries, *onnxruntime_distributions())
+
+    def why_not_before(self, later: Pass | None) -> str | None:
+        """Why it cannot stand before that pass of a recipe, in one line; None where it can."""
+        if not isinstance(later, Int4):
+            return "'awq' prepares the rounding of 'int4', which has to come behind it"
+        shared = ("rounding", "bits", "block", "symmetric")
+        unlike = [key for key in shared if getattr(self, key) != getattr(later, key)]
+        if unlike:
+            return f"'awq' and 'int4' have to agree about {', '.join(unlike)}"
+        return None
+
+
 class Fp16(Pass):
     """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
 
@@ -255,5 +293,5 @@ class Int4(Pass):
 
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls for cls in (Distill, Prune, Fuse, Fp16, Bf16, Int8, Int4)
+    cls.name: cls for cls in (Distill, Prune, Fuse, Awq, Fp16, Bf16, Int8, Int4)
 }

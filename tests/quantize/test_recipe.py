@@ -34,7 +34,7 @@ def test_shipped_recipes_are_all_valid() -> None:
         recipe = load_recipe(name, HERE)
         assert recipe.name == name
         assert recipe.description
-        assert len(recipe.passes) == (0 if name == "fp32" else 2 if name == "distilled-int8" else 1)
+        assert recipe.passes or name == "fp32"
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
