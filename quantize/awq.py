@@ -1,33 +1,33 @@
-"""AWQ as a pass: an exact change of the graph, after which rounding hurts the outputs less.
+"""AWQ: inputs that carry much are scaled up in the weight, where rounding then hurts them less.
 
-The scales of the layers that share an input are searched on calibration data for the rounding that
-will follow, and moved into whoever makes that input (``quantize/absorb.py``).
+    y = x W = (x / s) (s W)        s_i = m_i^alpha / sqrt(max m^alpha min m^alpha)
+
+with m the mean magnitude of each input, exact until s W is rounded (Lin et al. 2023, "AWQ:
+Activation-aware Weight Quantization"). alpha is searched for the least error of the outputs that
+the rounding to come will leave; scales that gain nothing are left at 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from compile.artifact import Artifact, Made
 from compile.data import DataSource
-from compile.graph import load_onnx, save_onnx
-from compile.parity import parity_feeds
-from quantize.absorb import Group, absorb, groups
-from quantize.audit import PassFailed, audit_onnx, check_examples, check_exclude, check_matched
-from quantize.gram import InputStatistics, input_statistics
-from quantize.linear import linear_layers
+from quantize.absorb import Group
+from quantize.gram import InputStatistics, squared_error
+from quantize.migration import Scaling, make_scaled
 from quantize.passes import Awq
-from quantize.rounding.awq import Scaling, search_scales, squared_error
 from quantize.rounding.gptq import gptq
 from quantize.rounding.hqq import hqq
 from quantize.rounding.rtn import round_to_nearest
 
-EXACT_DB = 80.0
-"""Floor of the signal-to-noise ratio of the scaled graph: nothing but float32's rounding."""
+ALPHAS = tuple(float(alpha) for alpha in np.round(np.arange(1, 20) / 20, 2))
+"""The grid of the paper's search. With 0 nothing is scaled."""
+Rounding = Callable[[np.ndarray], np.ndarray]
+"""A (K, N) weight -> the weight that its codes stand for."""
 
 
 def make_awq(
@@ -37,84 +37,75 @@ def make_awq(
     data: DataSource,
     progress: Callable[[str], None],
 ) -> Made:
-    """Carry out the pass on an ONNX artifact and audit the result.
+    """Carry out the pass (``quantize/migration.py``)."""
 
-    Facts: by the first layer of each group ``alpha`` and ``error_ratio``, the error of the rounded
-    outputs over that without scaling; which groups were ``absorbed``, ``inserted`` or, for want of
-    a place, ``left``. Raises PassFailed where no layer gains.
-    """
-    model = load_onnx(source.folder)
-    selection = linear_layers(model, asked.exclude)
-    check_exclude(asked.name, asked.exclude, selection.names)
-    facts: dict[str, Any] = check_matched(asked.name, selection)
-    examples = check_examples(asked.name, "passes.examples", data, asked.examples)
-    progress(f"awq: calibrating on {examples} examples")
-    everyone = groups(model, selection.layers)
-    able = [group for group in everyone if group.homes or asked.insert]
-    by_input = {group.input: group for group in able}
-    widths = {name: group.width for name, group in by_input.items()}
-    found: dict[str, Scaling] = {}
-    for seen in input_statistics(source.folder, widths, lambda: data.calibration(examples)):
-        for name, statistics in seen.items():
-            progress(f"awq: searching, input {len(found) + 1} of {len(able)}")
-            found[name] = best_scaling(by_input[name], statistics, asked)
-    scaled = [group for group in able if found[group.input].alpha > 0]
-    if not scaled:
-        raise PassFailed(
-            asked.name, "effect", "a layer that loses less when it is scaled", "none; leave it out"
+    def search(group: Group, seen: InputStatistics) -> Scaling:
+        weights = [layer.values() for layer in group.layers]
+        one_by_one = hqq if asked.rounding == "hqq" else round_to_nearest
+        found = search_scales(
+            weights,
+            seen,
+            lambda w: one_by_one(w, asked.block, asked.symmetric, asked.bits).dequantize(),
         )
-    absorb(model, [(group, found[group.input].scales) for group in scaled])
-    save_onnx(model, folder)
-    named = {name: by_input[name].layers[0].node.name for name in found}
-    facts |= {
-        "calibration_examples": examples,
-        "alpha": {named[name]: scaling.alpha for name, scaling in found.items()},
-        "error_ratio": {
-            named[name]: round(scaling.error / scaling.error_before, 4)
-            for name, scaling in found.items()
-            if scaling.error_before
-        },
-        "absorbed": sum(bool(group.homes) for group in scaled),
-        "inserted": sum(not group.homes for group in scaled),
-        "left": len(everyone) - len(scaled),
-    }
-    audited = (feeds for _, feeds in parity_feeds(source.signature))
-    facts |= audit_onnx(asked.name, source, folder, audited, EXACT_DB, kernels=0)
-    return Made("onnx", source.signature, facts)
+        return with_gptq(weights, seen, found, asked) if asked.rounding == "gptq" else found
+
+    return make_scaled(source, asked, folder, data, progress, search)
 
 
-def best_scaling(group: Group, seen: InputStatistics, asked: Awq) -> Scaling:
-    """The search with weights rounded one by one (GPTQ for each of its steps would take too long);
-    what it finds has to hold with GPTQ too, or the group stays as it is."""
-    weights = [layer.values() for layer in group.layers]
-    one_by_one = hqq if asked.rounding == "hqq" else round_to_nearest
-    scaling = search_scales(
-        weights,
-        seen.magnitudes,
-        seen.gram,
-        lambda weight: one_by_one(weight, asked.block, asked.symmetric, asked.bits).dequantize(),
-    )
-    if asked.rounding != "gptq" or scaling.alpha == 0:
-        return scaling
-    power = sum(squared_error(weight, seen.gram) for weight in weights)
+def search_scales(
+    weights: Sequence[np.ndarray],
+    seen: InputStatistics,
+    rounded: Rounding,
+    alphas: Sequence[float] = ALPHAS,
+) -> Scaling:
+    """The scales under which the (K, N) ``weights``, which share an input, lose least."""
+    width = len(seen.magnitudes)
+    unscaled = np.ones(width, np.float32)
+    before = relative_error(weights, seen, unscaled, rounded)
+    best = Scaling(unscaled, None, before, before)
+    for alpha in alphas:
+        scales = scales_of(seen.magnitudes, alpha)
+        error = relative_error(weights, seen, scales, rounded)
+        if error < best.error:
+            best = Scaling(scales, alpha, error, before)
+    return best
+
+
+def with_gptq(
+    weights: Sequence[np.ndarray], seen: InputStatistics, found: Scaling, asked: Awq
+) -> Scaling:
+    """The scales that were found for weights rounded one by one (GPTQ in each step of the search
+    would take too long), if GPTQ too loses less with them; else none."""
+    unscaled = np.ones_like(found.scales)
     errors = []
-    for scales in (scaling.scales, np.ones_like(scaling.scales)):
-        column = scales[:, None]
-        gram = seen.gram / column / scales
-        errors.append(
-            sum(
-                squared_error(
-                    gptq(
-                        weight * column, gram, asked.block, asked.symmetric, asked.bits
-                    ).dequantize()
-                    / column
-                    - weight,
-                    seen.gram,
-                )
-                for weight in weights
-            )
-            / power
-        )
-    if errors[0] < errors[1]:
-        return Scaling(scaling.scales, scaling.alpha, errors[0], errors[1])
-    return Scaling(np.ones_like(scaling.scales), 0.0, errors[1], errors[1])
+    for scales in (found.scales, unscaled):
+        gram = seen.gram / scales[:, None] / scales
+
+        def rounded(weight: np.ndarray, gram: np.ndarray = gram) -> np.ndarray:
+            return gptq(weight, gram, asked.block, asked.symmetric, asked.bits).dequantize()
+
+        errors.append(relative_error(weights, seen, scales, rounded))
+    if found.alpha is not None and errors[0] < errors[1]:
+        return Scaling(found.scales, found.alpha, *errors)
+    return Scaling(unscaled, None, errors[1], errors[1])
+
+
+def relative_error(
+    weights: Sequence[np.ndarray], seen: InputStatistics, scales: np.ndarray, rounded: Rounding
+) -> float:
+    """Of the outputs of all these layers, squared, over their power."""
+    column = scales[:, None]
+    power = sum(squared_error(weight, seen.gram) for weight in weights)
+    lost = sum(
+        squared_error(rounded(weight * column) / column - weight, seen.gram) for weight in weights
+    )
+    return lost / power if power else 0.0
+
+
+def scales_of(magnitudes: np.ndarray, alpha: float) -> np.ndarray:
+    """float32 (K,). An input that was never seen is scaled like the smallest that was."""
+    heard = magnitudes > 0
+    if not heard.any():
+        return np.ones(len(magnitudes), np.float32)
+    raised = np.where(heard, magnitudes, magnitudes[heard].min()).astype(np.float64) ** alpha
+    return (raised / np.sqrt(raised.max() * raised.min())).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 from compile.artifact import Artifact, Kind, Made, Step, Store
 from compile.data import DataSource
 from compile.errors import InputError, Unsupported
-from quantize.passes import Awq, Bf16, Distill, Fp16, Fuse, Int4, Int8, Pass, Prune
+from quantize.passes import Awq, Bf16, Distill, Fp16, Fuse, Int4, Int8, Pass, Prune, Smooth
 from quantize.recipe import Recipe
 
 Progress = Callable[[str], None]
@@ -150,6 +150,10 @@ def _apply(
             from quantize.awq import make_awq
 
             return make_awq(source, asked, folder, data, progress)
+        case Smooth() if data:
+            from quantize.smooth import make_smooth
+
+            return make_smooth(source, asked, folder, data, progress)
         case Int8():
             from quantize.int8 import make_int8
 

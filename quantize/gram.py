@@ -1,9 +1,10 @@
 """Gram matrices of layers' inputs, found by running a graph on calibration examples.
 
-They are all that GPTQ and AWQ have to know of the data: the error of a layer's outputs is
-tr(D' H D) for a change D of its weight. Examples come one at a time, each of its own length. The
-matrix of an input of width K takes 4 K^2 bytes whatever the number of examples, and no more of them
-are held at once than fit into ``HELD_BYTES``: where there are more, the graph runs again.
+They are all that GPTQ, AWQ and SmoothQuant have to know of the data, beside each input's magnitude
+and range: the error of a layer's outputs is tr(D' H D) for a change D of its weight. Examples come
+one at a time, each of its own length. The matrix of an input of width K takes 4 K^2 bytes whatever
+the number of examples, and no more of them are held at once than fit into ``HELD_BYTES``: where
+there are more, the graph runs again.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ class InputStatistics:
     """float32 (K, K): the mean of x'x."""
     magnitudes: np.ndarray
     """float32 (K,): the mean of |x|."""
+    low: np.ndarray
+    high: np.ndarray
+    """float32 (K,): the smallest and the largest that were seen."""
     count: int = 0
     """Inputs seen: tokens, not examples."""
 
     @classmethod
     def of_width(cls, width: int) -> InputStatistics:
-        return cls(np.zeros((width, width), np.float32), np.zeros(width, np.float32))
+        nothing = np.zeros(width, np.float32)
+        gram = np.zeros((width, width), np.float32)
+        return cls(gram, nothing, nothing + np.inf, nothing - np.inf)
 
     def add(self, values: np.ndarray) -> None:
         """(..., K) more of them."""
@@ -43,7 +49,9 @@ class InputStatistics:
         # Means that are kept up, so that float32 holds them however many inputs come.
         share = np.float32(len(rows) / self.count)
         self.gram += share * (rows.T @ rows / np.float32(len(rows)) - self.gram)
-        self.magnitudes += share * (np.abs(rows).mean(axis=0) - self.magnitudes)
+        self.magnitudes = self.magnitudes + share * (np.abs(rows).mean(axis=0) - self.magnitudes)
+        self.low = np.minimum(self.low, rows.min(axis=0))
+        self.high = np.maximum(self.high, rows.max(axis=0))
 
 
 def input_statistics(
@@ -80,3 +88,8 @@ def parts(widths: Mapping[str, int], held_bytes: int) -> list[list[str]]:
         stretches[-1].append(name)
         taken += size
     return stretches
+
+
+def squared_error(change: np.ndarray, gram: np.ndarray) -> float:
+    """tr(D' H D), the mean of ||x D||^2 over the inputs whose Gram matrix is H."""
+    return float(np.vdot(change, gram @ change))

@@ -29,7 +29,7 @@ from quantize.audit import (
     decibels,
     folder_bytes,
 )
-from quantize.gram import InputStatistics, input_statistics
+from quantize.gram import InputStatistics, input_statistics, squared_error
 from quantize.linear import (
     Footprint,
     Layer,
@@ -48,7 +48,6 @@ from quantize.nbits import (
     use_contrib,
 )
 from quantize.passes import Int4
-from quantize.rounding.awq import squared_error
 from quantize.rounding.blocks import STORED_BITS, BlockCodes
 from quantize.rounding.gptq import gptq
 from quantize.rounding.hqq import hqq

@@ -47,6 +47,7 @@ from quantize.linear import (
     replace_nodes,
 )
 from quantize.passes import Int8
+from quantize.rounding.channels import channel_codes
 
 AUDITED = 16
 """Calibration examples on which the result is compared with the graph before."""
@@ -146,18 +147,6 @@ def quantize_int8(
     for layer in embeddings:
         replacements[layer.node.output[0]] = _embedding(layer)
     replace_nodes(model, replacements, constants)
-
-
-def channel_codes(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric codes of a (K, N) weight: int8 (K, N), and float32 scales (N,).
-
-    s = max |w| / (2^(bits-1) - 1) per column; a column of zeros gets scale 1.
-    """
-    limit = np.float32((1 << (bits - 1)) - 1)
-    largest = np.abs(weight).max(axis=0, initial=0)
-    scales = np.where(largest > 0, largest / limit, 1).astype(np.float32)
-    codes = np.clip(np.rint(weight / scales), -limit, limit).astype(np.int8)
-    return codes, scales
 
 
 def weight_bits() -> int:

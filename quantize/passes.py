@@ -160,6 +160,37 @@ class Awq(Pass):
         return None
 
 
+class Smooth(Pass):
+    """SmoothQuant: move part of the activations' range into the weights, before static ``int8``."""
+
+    name = "smooth"
+    version = 1
+    kinds = ("onnx",)
+    rank = 3
+    libraries = ("onnx", "numpy")
+
+    insert: bool = True
+    """Put a ``Mul`` where nothing before a layer can take its scale; else leave the layer."""
+    examples: int = Field(default=128, ge=1)
+    """Calibration examples, or all that the data's split has."""
+    exclude: Patterns = Field(default=(), strict=False)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        return (*self.libraries, *onnxruntime_distributions())
+
+    def why_not_before(self, later: Pass | None) -> str | None:
+        """Why it cannot stand before that pass of a recipe, in one line; None where it can."""
+        if isinstance(later, Int8) and later.mode == "static":
+            return None
+        return (
+            "'smooth' prepares static ranges: 'int8' with mode = \"static\" has to come behind it"
+        )
+
+
 class Fp16(Pass):
     """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
 
@@ -293,5 +324,5 @@ class Int4(Pass):
 
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls for cls in (Distill, Prune, Fuse, Awq, Fp16, Bf16, Int8, Int4)
+    cls.name: cls for cls in (Distill, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Int8, Int4)
 }

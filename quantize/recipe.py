@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compile.errors import InputError
-from quantize.passes import PASSES, Awq, Distill, Pass, Prune
+from quantize.passes import PASSES, Awq, Distill, Pass, Prune, Smooth
 
 SHIPPED = Path(__file__).parent / "recipes"
 PLAIN = {
@@ -148,11 +148,11 @@ def _check_order(passes: tuple[Pass, ...], where: str) -> None:
         if earlier.rank >= later.rank:
             raise InputError(
                 f"{where}: {later.name!r} cannot come after {earlier.name!r}; the order is "
-                "distill, prune (trained in torch), then fuse, then awq, then at most one of "
-                "fp16, bf16, int8, int4, because each pass would undo a later one before it"
+                "distill, prune (trained in torch), fuse, then awq or smooth, then at most one "
+                "of fp16, bf16, int8, int4, because each pass would undo a later one before it"
             )
     for step, behind in itertools.pairwise((*passes, None)):
-        if isinstance(step, Awq) and (reason := step.why_not_before(behind)):
+        if isinstance(step, Awq | Smooth) and (reason := step.why_not_before(behind)):
             raise InputError(f"{where}: {reason}")
 
 

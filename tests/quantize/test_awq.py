@@ -9,9 +9,10 @@ from compile.artifact import Store
 from compile.errors import InputError
 from compile.graph import MODEL, count_ops, load_onnx
 from quantize.audit import PassFailed, decibels, signal_and_noise
+from quantize.awq import ALPHAS, scales_of, search_scales
 from quantize.build import build
+from quantize.gram import InputStatistics, squared_error
 from quantize.recipe import load_recipe, recipe_from_table
-from quantize.rounding.awq import scales_of, search_scales, squared_error
 from quantize.rounding.rtn import round_to_nearest
 
 
@@ -51,18 +52,18 @@ def test_search_finds_the_least_error_and_says_what_it_was() -> None:
     random = np.random.default_rng(0)
     inputs = random.standard_normal((512, 64)) * np.where(np.arange(64) < 3, 20, 1)
     weight = random.standard_normal((64, 32)).astype(np.float32)
-    gram = inputs.T @ inputs / len(inputs)
-    magnitudes = np.abs(inputs).mean(0).astype(np.float32)
-    found = search_scales([weight], magnitudes, gram, nearest)
+    seen = InputStatistics.of_width(64)
+    seen.add(inputs.astype(np.float32))
+    found = search_scales([weight], seen, nearest)
 
     def lost(alpha: float) -> float:
-        scales = scales_of(magnitudes, alpha)[:, None].astype(np.float64)
+        scales = scales_of(seen.magnitudes, alpha)[:, None].astype(np.float64)
         rounded = nearest((weight * scales).astype(np.float32)) / scales
         return float(
             np.square(inputs @ (rounded - weight)).sum() / np.square(inputs @ weight).sum()
         )
 
-    every = {alpha: lost(alpha) for alpha in np.round(np.arange(20) / 20, 2)}
+    every = {alpha: lost(alpha) for alpha in (0.0, *ALPHAS)}
     best = min(every, key=lambda alpha: every[alpha])
     assert found.alpha == best > 0
     assert found.error == pytest.approx(every[best], rel=1e-3)

@@ -14,9 +14,10 @@ from compile.graph import MODEL, count_ops, load_onnx, save_onnx
 from quantize.audit import PassFailed
 from quantize.build import build
 from quantize.calibrate import Range
-from quantize.int8 import channel_codes, quantize_int8
+from quantize.int8 import quantize_int8
 from quantize.linear import linear_layers
 from quantize.recipe import recipe_from_table
+from quantize.rounding.channels import channel_codes
 
 
 def recipe(**parameters):
