@@ -237,7 +237,7 @@ class Int8(Pass):
 
     mode: Literal["dynamic", "static"] = "dynamic"
     """Ranges of the activations are found in each call, or once from calibration data."""
-    calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, lt=100)
     """Share of an activation's values, per cent, that ``percentile`` keeps inside its range."""
     examples: int = Field(default=128, ge=1)
