@@ -10,8 +10,11 @@ learning models"): with E for a residual that may be large at a few weights, in 
     s, z <- least squares of W - E on Q
 
 The paper holds s and moves z, which stays a real number. Kernels read integer zero points, and z
-alone then has nowhere to go; so here both move, and each block keeps the best of all steps by its
-squared error, round-to-nearest among them, than which it is never worse.
+alone then has nowhere to go; so here both move. Least squares shrink: their errors all point
+against the weights, layer upon layer, which costs a trained decoder more than larger errors that
+point anywhere. So each step's scales are stretched until <W, s (Q - z)> = <W, W>, and then each
+block keeps the step of least squared error, round-to-nearest among them, than which it is never
+worse.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ def hqq(weight: np.ndarray, block: int, symmetric: bool, bits: int = 4) -> Block
         beta *= GROWTH
         grid = Grid(bits, block, scales, None if symmetric else nearest(zeros, best.levels))
         tried = grid.codes(blocks)
+        grid = _stretched(blocks, tried, grid)
         squares = _squares(blocks, tried, grid)
         better = squares < least
         least = np.where(better, squares, least)
@@ -82,7 +86,14 @@ def _least_squares(
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+
+
+def _stretched(blocks: np.ndarray, codes: np.ndarray, grid: Grid) -> Grid:
+    """The same codes under scales that leave no error along the weights."""
+    away = codes.astype(np.float32) - grid.zero_points()[..., None]
+    scales = _ratio(np.square(blocks).sum(-1), (blocks * away).sum(-1))
+    return Grid(grid.bits, grid.block, np.where(scales != 0, scales, grid.scales), grid.zeros)
 
 
 def _squares(blocks: np.ndarray, codes: np.ndarray, grid: Grid) -> np.ndarray:

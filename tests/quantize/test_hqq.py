@@ -28,9 +28,20 @@ def test_beats_round_to_nearest_on_weights_with_outliers(symmetric: bool, block:
     matrix = heavy(512, 128)
     ours, plain = (f(matrix, block, symmetric).dequantize() for f in (hqq, round_to_nearest))
     lost, lost_plain = (np.square(r - matrix).sum() for r in (ours, plain))
-    assert lost < 0.97 * lost_plain
+    assert lost < 0.98 * lost_plain
     # What it is for: most of the weights, whatever becomes of the few.
-    assert np.median(np.abs(ours - matrix)) < 0.95 * np.median(np.abs(plain - matrix))
+    assert np.median(np.abs(ours - matrix)) < 0.97 * np.median(np.abs(plain - matrix))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_the_weights_do_not_shrink(symmetric: bool, bits: int) -> None:
+    """Least squares alone took 3 % of every layer's outputs at 3 bits."""
+    matrix = np.random.default_rng(0).standard_normal((512, 64)).astype(np.float32)
+    rounded = hqq(matrix, 128, symmetric, bits).dequantize()
+    assert np.vdot(rounded, matrix) / np.vdot(matrix, matrix) == pytest.approx(1, abs=0.002)
+    plain = round_to_nearest(matrix, 128, symmetric, bits).dequantize()
+    assert np.square(rounded - matrix).sum() < 0.95 * np.square(plain - matrix).sum()
 
 
 @settings(max_examples=40, deadline=None)
