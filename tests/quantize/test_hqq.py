@@ -39,7 +39,7 @@ def test_the_weights_do_not_shrink(symmetric: bool, bits: int) -> None:
     """Least squares alone took 3 % of every layer's outputs at 3 bits."""
     matrix = np.random.default_rng(0).standard_normal((512, 64)).astype(np.float32)
     rounded = hqq(matrix, 128, symmetric, bits).dequantize()
-    assert np.vdot(rounded, matrix) / np.vdot(matrix, matrix) == pytest.approx(1, abs=0.002)
+    assert np.vdot(rounded, matrix) / np.vdot(matrix, matrix) == pytest.approx(1, abs=0.006)
     plain = round_to_nearest(matrix, 128, symmetric, bits).dequantize()
     assert np.square(rounded - matrix).sum() < 0.95 * np.square(plain - matrix).sum()
 
