@@ -272,7 +272,7 @@ class Int4(Pass):
     """Store weights in codes of few bits by blocks, for ``MatMulNBits`` or as blocked QDQ."""
 
     name = "int4"
-    version = 4
+    version = 5
     kinds = ("onnx",)
     rank = 4
     libraries = ("onnx", "numpy", "scipy")
