@@ -65,14 +65,18 @@ def onnxruntime_weights(method: str) -> Method:
         from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
         class Reader(CalibrationDataReader):
+            """Of a list: the quantizer copies it, and iterators cannot be copied."""
+
             def __init__(self) -> None:
-                self._left = examples(calibration)
+                self._examples, self._next = list(examples(calibration)), 0
 
             def get_next(self) -> dict[str, np.ndarray] | None:
-                return next(self._left, None)
+                self._next += 1
+                left = self._examples[self._next - 1 :]
+                return left[0] if left else None
 
             def rewind(self) -> None:
-                self._left = examples(calibration)
+                self._next = 0
 
         settings = {
             "rtn": lambda: None,
@@ -128,7 +132,7 @@ def nncf_weights(method: str) -> Method:
         import nncf
         import onnx
 
-        options = {"rtn": {}, "awq": {"awq": True}, "gptq": {"gptq": True}}[method]
+        options = {"rtn": {}, "awq": {"awq": True}, "scale": {"scale_estimation": True}}[method]
         data = {"dataset": nncf.Dataset(list(examples(calibration)))} if options else {}
         made = nncf.compress_weights(
             onnx.load(model),
@@ -181,12 +185,12 @@ METHODS: dict[str, Method] = {
     "nncf static": nncf_static,
     "nncf int4 rtn": nncf_weights("rtn"),
     "nncf int4 awq": nncf_weights("awq"),
-    "nncf int4 gptq": nncf_weights("gptq"),
+    "nncf int4 scale estimation": nncf_weights("scale"),
 }
 ENVIRONMENTS = {
     "onnxruntime": (),
     "optimum": ("optimum-onnx==0.1.0", "onnxruntime", "transformers<4.58", "torch"),
-    "olive": ("olive-ai==0.13.0", "onnxruntime", "torch", "transformers"),
+    "olive": ("olive-ai==0.13.0", "onnxruntime", "requests", "torch", "transformers"),
     "nncf": ("nncf==3.4.0", "onnxruntime", "onnx"),
 }
 """By the first word of a method: what its environment has. Empty: Assay's own."""
