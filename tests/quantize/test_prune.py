@@ -9,7 +9,6 @@ from compile.errors import InputError, Unsupported
 from compile.models.model import load_model
 from quantize.audit import PassFailed
 from quantize.build import build
-from quantize.prune import magnitude_masks, sparsity_of
 from quantize.recipe import recipe_from_table
 
 
@@ -24,19 +23,6 @@ def quiet(_: str) -> None:
 def layers(artifact: Artifact) -> dict[str, nn.Linear]:
     module = load_model(artifact.folder).module
     return {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
-
-
-def test_masks_by_hand() -> None:
-    weights = {
-        "a": torch.tensor([[1.0, -2.0], [3.0, -4.0]]),
-        "b": torch.tensor([[-10.0, 0.5], [30.0, 40.0]]),
-    }
-    whole = magnitude_masks(weights, 0.5, "global")
-    assert whole["a"].tolist() == [[0, 0], [0, 1]]
-    assert whole["b"].tolist() == [[1, 0], [1, 1]]
-    each = magnitude_masks(weights, 0.5, "layer")
-    assert each["a"].tolist() == [[0, 0], [1, 1]]
-    assert each["b"].tolist() == [[0, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
@@ -76,10 +62,6 @@ def test_excluded_layers_embeddings_and_norms_stay(classifier: Artifact, store: 
     assert not any(n.startswith(("head", "layers.0", "embedding")) or "norm" in n for n in touched)
 
 
-def test_sparsity_is_the_share_of_exact_zeros() -> None:
-    assert sparsity_of([torch.tensor([0.0, 1e-30]), torch.tensor([0.0, -0.0])]) == 0.75
-
-
 def test_nothing_to_prune_is_an_error(classifier: Artifact, store: Store) -> None:
     with pytest.raises(PassFailed, match=r"at least one linear layer's, found none \(all \d+ "):
         build(recipe(exclude=["*"], steps=0), classifier, "torch", store, None, quiet)
@@ -90,6 +72,6 @@ def test_recovery_without_data_is_refused(classifier: Artifact, store: Store) ->
         build(recipe(), classifier, "torch", store, None, quiet)
 
 
-def test_onnx_file_cannot_be_pruned_by_training(graphs, store: Store) -> None:
+def test_onnx_file_cannot_be_pruned_by_training(graphs, examples, store: Store) -> None:
     with pytest.raises(Unsupported, match="trains a torch module, and this model is an ONNX file"):
-        build(recipe(steps=0), graphs.put(graphs.ffn()), "onnx", store, None, quiet)
+        build(recipe(), graphs.put(graphs.ffn()), "onnx", store, examples(graphs.FFN), quiet)
