@@ -24,7 +24,6 @@ from compile.parity import parity_feeds
 from compile.train_settings import TrainSettings
 from compile.training import train
 from quantize.audit import PassFailed, check_examples, check_exclude, check_faithful
-from quantize.gram import InputStatistics
 from quantize.half import torch_run
 from quantize.passes import Prune
 from quantize.pruning.magnitude import global_magnitude_kept, magnitude_kept
@@ -105,13 +104,13 @@ def magnitude_masks(weights: Mapping[str, np.ndarray], asked: Prune) -> dict[str
 
 
 def prune_layer(
-    weight: np.ndarray, inputs: InputStatistics, asked: Prune
+    weight: np.ndarray, gram: np.ndarray, asked: Prune
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One (out, in) weight by a method that knows its inputs: the weight as it has become, and
-    its mask."""
+    """One (out, in) weight by a method that knows its inputs, by their (in, in) Gram matrix: the
+    weight as it has become, and its mask."""
     if asked.method == "sparsegpt":
-        return sparsegpt(weight, inputs.gram, asked.share, asked.n_of_m)
-    kept = wanda_kept(weight, np.diag(inputs.gram), asked.share, asked.n_of_m)
+        return sparsegpt(weight, gram, asked.share, asked.n_of_m)
+    kept = wanda_kept(weight, np.diag(gram), asked.share, asked.n_of_m)
     return weight * kept, kept
 
 
@@ -142,15 +141,13 @@ def _calibrated(
     chosen = magnitude_masks(weights, asked) if asked.method == "magnitude" else None
     errors: dict[str, float] = {}
 
-    def prune(
-        name: str, weight: np.ndarray, inputs: InputStatistics
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def prune(name: str, weight: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pruned, kept = (
             (weight * chosen[name], chosen[name])
             if chosen is not None
-            else prune_layer(weight, inputs, asked)
+            else prune_layer(weight, gram, asked)
         )
-        errors[name] = reconstruction_error(weight, pruned, inputs.gram)
+        errors[name] = reconstruction_error(weight, pruned, gram)
         return pruned, kept
 
     masks = prune_in_order(asked.name, model, selection, lambda: data.calibration(examples), prune)

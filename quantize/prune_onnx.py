@@ -93,7 +93,7 @@ def _calibrated(
             if chosen is not None:
                 pruned[name] = weights[name] * chosen[name]
             else:
-                pruned[name], _ = prune_layer(weights[name], seen, asked)
+                pruned[name], _ = prune_layer(weights[name], seen.gram, asked)
             errors[name] = reconstruction_error(weights[name], pruned[name], seen.gram)
             del found[name]
     return pruned, {"calibration_examples": examples, **error_facts(errors)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -221,11 +221,8 @@ def _check_equal(
     assert isinstance(module, Transformer)
     reference = replace(whole, module=masked(module, kept))
     difference = 0.0
-    for want, have in zip(
-        _answers(reference, data.calibration(examples)),
-        _answers(small, data.calibration(examples)),
-        strict=True,
-    ):
+    for feeds in data.calibration(examples):
+        want, have = _first_output(reference, feeds), _first_output(small, feeds)
         difference = max(difference, float((want - have).abs().max() / want.abs().max()))
     if not difference <= EQUAL:
         raise PassFailed(
@@ -234,19 +231,14 @@ def _check_equal(
     return difference
 
 
-def _answers(model: Model, examples: Iterator[Feeds]) -> Iterator[Tensor]:
+def _first_output(model: Model, feeds: Feeds) -> Tensor:
     with torch.inference_mode():
-        for feeds in examples:
-            yield forward(model.module, with_empty_caches(feeds, model.signature))[0]
+        return forward(model.module, with_empty_caches(feeds, model.signature))[0]
 
 
 def _logits(model: Model) -> Callable[[Feeds], Feeds]:
     """The first output alone: caches have another shape where heads are gone."""
-
-    def run(feeds: Feeds) -> Feeds:
-        return {"logits": next(_answers(model, iter([feeds]))).numpy()}
-
-    return run
+    return lambda feeds: {"logits": _first_output(model, feeds).numpy()}
 
 
 def _rows_of_heads(heads: Tensor, size: int) -> Tensor:

@@ -18,19 +18,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compile.errors import Incorrect
 from compile.models.model import Model
 from compile.signature import Feeds
 from quantize.audit import PassFailed
-from quantize.gram import InputStatistics
 from quantize.half import torch_run
 from quantize.weights import ATTENTION, Weights
 
-Prune = Callable[[str, np.ndarray, InputStatistics], tuple[np.ndarray, np.ndarray]]
-"""A layer's name, its float32 (out, in) weight and its inputs -> the pruned weight and its mask,
-True where a weight stays."""
+Prune = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""A layer's name, its float32 (out, in) weight and its inputs' (in, in) Gram matrix -> the pruned
+weight and its mask, True where a weight stays."""
+
+
+@dataclass
+class Gram:
+    """The mean of x'x over a layer's inputs, kept up so that float32 holds it however many come.
+
+    By torch, as the module runs by torch: with NumPy in between, the thread pools of both would
+    wait for each other on the same cores.
+    """
+
+    mean: Tensor
+    """float32 (in, in)."""
+    count: int = 0
+
+    def add(self, values: Tensor) -> None:
+        """(..., in) more inputs."""
+        rows = values.flatten(0, -2)
+        before, self.count = self.count, self.count + len(rows)
+        if len(rows):
+            self.mean.addmm_(rows.T, rows, beta=before / self.count, alpha=1 / self.count)
 
 
 @dataclass
@@ -58,10 +77,9 @@ def prune_in_order(
     run = torch_run(model)
     masks: dict[str, np.ndarray] = {}
     for block in blocks_in_order(name, run, selection, examples):
-        found = _statistics(name, run, selection, block, examples)
-        for layer, statistics in found.items():
+        for layer, gram in _grams(name, run, selection, block, examples).items():
             matrix = selection.matrix(layer)
-            pruned, masks[layer] = prune(layer, matrix.float().numpy(), statistics)
+            pruned, masks[layer] = prune(layer, matrix.float().numpy(), gram.mean.numpy())
             matrix.copy_(torch.from_numpy(pruned))
     return masks
 
@@ -75,7 +93,7 @@ def blocks_in_order(
     """The blocks in the order in which an example comes to them."""
     calls: list[tuple[str, nn.Module]] = []
 
-    def record(layer: str, module: nn.Module, _: np.ndarray) -> None:
+    def record(layer: str, module: nn.Module, _: Tensor) -> None:
         calls.append((layer, module))
 
     with _watching(selection, list(selection.linear), record):
@@ -104,20 +122,19 @@ def block_of(layer: str) -> str:
     return layer
 
 
-def _statistics(
+def _grams(
     name: str,
     run: Callable[[Feeds], Any],
     selection: Weights,
     block: Block,
     examples: Callable[[], Iterable[Feeds]],
-) -> dict[str, InputStatistics]:
+) -> dict[str, Gram]:
     """Of the inputs of a block's layers, over all examples."""
-    found = {
-        layer: InputStatistics.of_width(selection.matrix(layer).shape[1]) for layer in block.names
-    }
+    widths = {layer: selection.matrix(layer).shape[1] for layer in block.names}
+    found = {layer: Gram(torch.zeros(width, width)) for layer, width in widths.items()}
 
-    def add(layer: str, _: nn.Module, values: np.ndarray) -> None:
-        if not np.isfinite(values).all():
+    def add(layer: str, _: nn.Module, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
             raise Incorrect(f"calibration: the input of {layer!r} is not finite")
         found[layer].add(values)
 
@@ -130,8 +147,8 @@ def _statistics(
         for feeds in examples():
             with contextlib.suppress(_EndOfBlockError):
                 run(feeds)
-    for layer, statistics in found.items():
-        if not statistics.count:
+    for layer, gram in found.items():
+        if not gram.count:
             _refuse(name, layer)
     return found
 
@@ -142,7 +159,7 @@ class _EndOfBlockError(Exception):
 
 @contextlib.contextmanager
 def _watching(
-    selection: Weights, layers: Iterable[str], see: Callable[[str, nn.Module, np.ndarray], None]
+    selection: Weights, layers: Iterable[str], see: Callable[[str, nn.Module, Tensor], None]
 ) -> Iterator[None]:
     """Tell ``see`` of each call of these layers: name, module and float32 (..., in) input."""
     with contextlib.ExitStack() as hooks:
@@ -151,7 +168,7 @@ def _watching(
 
                 def hook(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                     values = next(iter((*args, *kwargs.values())))
-                    see(name, module, values.detach().float().cpu().numpy())
+                    see(name, module, values.float())
 
                 # Attention is called with more than its projections multiply.
                 if not isinstance(module, nn.MultiheadAttention):

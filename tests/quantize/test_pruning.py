@@ -178,9 +178,7 @@ def test_permuted_rows_are_pruned_alike(method: str, pattern: Pattern | None) ->
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    of_weights=st.integers(-6, 6), of_inputs=st.integers(-6, 6), method=st.sampled_from(METHODS)
-)
+@given(of_weights=st.integers(-6, 6), of_inputs=st.integers(-6, 6), method=st.sampled_from(METHODS))
 def test_scales_change_no_choice(of_weights: int, of_inputs: int, method: str) -> None:
     """Of all weights, and of all inputs; by powers of two, which are exact."""
     weight, inputs = layer(out=5, width=16)
