@@ -32,7 +32,7 @@ from quantize.audit import PassFailed, check_examples, check_faithful
 from quantize.distill import distillation_loss, torch_teacher
 from quantize.passes import PruneStructured
 from quantize.prune import every_tenth
-from quantize.pruning.importance import Importance, measure_importance
+from quantize.pruning.importance import Importance, measure_importance, readers
 
 COMPARED = 8
 """Calibration examples on which the smaller module has to equal the masked one."""
@@ -170,12 +170,9 @@ def masked(module: Transformer, kept: Kept) -> Transformer:
     """A copy of the whole module in which nothing reads what does not stay."""
     config, result = module.config, copy.deepcopy(module)
     with torch.no_grad():
-        for layer, heads, columns in zip(result.layers, kept.heads, kept.columns, strict=True):
-            group = config.head_size * (config.heads // config.kv_heads)
-            for weight, read in (
-                (layer.attention.output.weight, _rows_of_heads(heads, group)),
-                (layer.feed_forward.down.weight, columns),
-            ):
+        group = config.head_size * (config.heads // config.kv_heads)
+        for matrices, heads, columns in zip(readers(result), kept.heads, kept.columns, strict=True):
+            for weight, read in zip(matrices, (_rows_of_heads(heads, group), columns), strict=True):
                 gone = torch.ones(weight.shape[1], dtype=torch.bool)
                 gone[read] = False
                 weight[:, gone] = 0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from compile.data import DataSource
-from compile.models.transformer import Transformer
+from compile.models.transformer import Block, Transformer
 from compile.training import cross_entropy
 
 
@@ -33,19 +33,23 @@ class Importance:
     """float64 (layers, ffn)."""
 
 
+def readers(module: Transformer) -> list[tuple[Tensor, Tensor]]:
+    """Of each layer the matrices that read its heads and its columns."""
+    blocks = [layer for layer in module.layers if isinstance(layer, Block)]
+    return [(block.attention.output.weight, block.feed_forward.down.weight) for block in blocks]
+
+
 def measure_importance(
     module: Transformer, data: DataSource, examples: int, seed: int
 ) -> Importance:
     """On that many labelled training examples, one at a time."""
     config = module.config
-    readers: list[Tensor] = []
-    for layer in module.layers:
-        readers += [layer.attention.output.weight, layer.feed_forward.down.weight]
+    matrices = [matrix for pair in readers(module) for matrix in pair]
     heads = torch.zeros(config.layers, config.kv_heads, dtype=torch.float64)
     columns = torch.zeros(config.layers, config.ffn, dtype=torch.float64)
     for batch in itertools.islice(data.training(1, seed), examples):
-        gradients = torch.autograd.grad(cross_entropy(module, batch), readers)
-        moved = [(w.detach() * g).double().sum(0) for w, g in zip(readers, gradients, strict=True)]
+        gradients = torch.autograd.grad(cross_entropy(module, batch), matrices)
+        moved = [(w.detach() * g).double().sum(0) for w, g in zip(matrices, gradients, strict=True)]
         by_head = torch.stack(moved[::2]).unflatten(1, (config.kv_heads, -1)).sum(2)
         heads += by_head.abs()
         columns += torch.stack(moved[1::2]).abs()
