@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from compile.artifact import Artifact, Kind, Made, Step, Store
-from compile.data import DataSource
+from compile.data import DataSource, fitted
 from compile.errors import InputError, Unsupported
-from quantize.passes import Awq, Bf16, Distill, Fp16, Fuse, Int4, Int8, Pass, Prune, Smooth
+from quantize.passes import (
+    Awq,
+    Bf16,
+    Distill,
+    Fp16,
+    Fuse,
+    Int4,
+    Int8,
+    Pass,
+    Prune,
+    PruneStructured,
+    Smooth,
+)
 from quantize.recipe import Recipe
 
 Progress = Callable[[str], None]
@@ -58,7 +70,7 @@ def _plan(recipe: Recipe, source: Kind, target: Kind) -> list[Pass | None]:
     for asked in recipe.passes:
         if asked.why_not(target):
             raise Unsupported(f"recipe {recipe.name!r}: {asked.why_not(target)}")
-        wanted = target if target in asked.kinds else asked.kinds[0]
+        wanted = asked.works_on(kind, target)
         if kind == "onnx" and wanted == "torch":
             raise Unsupported(
                 f"recipe {recipe.name!r}: pass {asked.name!r} trains a torch module, and this "
@@ -99,6 +111,8 @@ def _derive(
 ) -> Artifact:
     """One pass as a step of the store."""
     parameters: dict[str, Any] = asked.parameters()
+    # Pruned heads have left their caches: data that feed the model it started from feed others.
+    data = fitted(data, artifact.signature) if data else None
     if isinstance(asked, Int8):
         from quantize.int8 import weight_bits
 
@@ -134,6 +148,14 @@ def _apply(
 
             teacher = _export(source, store, progress) if asked.teacher == "onnx" else None
             return make_distilled(source, asked, folder, data, progress, teacher)
+        case PruneStructured() if data:
+            from quantize.prune_structured import make_smaller
+
+            return make_smaller(source, asked, folder, data, progress)
+        case Prune() if source.kind == "onnx":
+            from quantize.prune_onnx import make_pruned_onnx
+
+            return make_pruned_onnx(source, asked, folder, data, progress)
         case Prune():
             from quantize.prune import make_pruned
 

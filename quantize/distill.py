@@ -30,7 +30,7 @@ from compile.signature import Feeds, Signature
 from compile.train_settings import TrainSettings
 from compile.training import train
 from quantize.audit import PassFailed, check_examples
-from quantize.passes import Distill
+from quantize.passes import Distill, PruneStructured
 from quantize.prune import every_tenth
 
 COMPARED = 64
@@ -138,7 +138,7 @@ def distillation_loss(
     labels: Tensor,
     hidden: list[tuple[Tensor, Tensor]],
     mask: Tensor | None,
-    asked: Distill,
+    asked: Distill | PruneStructured,
 ) -> Tensor:
     """The module's formula. ``logits`` and ``taught`` are labels.shape + (classes,), positions
     labelled ``IGNORED`` count for neither term; ``hidden`` holds pairs of (batch, sequence,

@@ -53,6 +53,13 @@ class InputStatistics:
         self.low = np.minimum(self.low, rows.min(axis=0))
         self.high = np.maximum(self.high, rows.max(axis=0))
 
+    def join(self, other: InputStatistics) -> None:
+        """Those of another input as well, for a weight that reads both."""
+        self.count += other.count
+        share = np.float32(other.count / max(1, self.count))
+        self.gram += share * (other.gram - self.gram)
+        self.magnitudes += share * (other.magnitudes - self.magnitudes)
+
 
 def input_statistics(
     folder: Path,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compile.artifact import Kind
 from compile.distributions import onnxruntime_distributions
+from quantize.pruning.pattern import Pattern, parse_pattern
 
 Patterns = tuple[str, ...]
 """Shell patterns (``*head*``), matched against the names of layers (nodes of a graph, modules)
@@ -43,6 +44,10 @@ class Pass(BaseModel):
         if target == "torch" and "torch" not in self.kinds:
             return f"pass {self.name!r} works on ONNX graphs, which torch runtimes do not open"
         return None
+
+    def works_on(self, kind: Kind, target: Kind) -> Kind:
+        """The kind that an artifact of ``kind`` has to have for it, on the way to ``target``."""
+        return target if target in self.kinds else self.kinds[0]
 
     def distributions(self, source: Kind) -> tuple[str, ...]:
         """Distributions whose version decides the bytes of what it makes of such an artifact."""
@@ -86,29 +91,116 @@ class Distill(Pass):
         return (*self.libraries, *ran)
 
 
-class Prune(Pass):
-    """Set the smallest weights of the linear layers to zero and train the rest to recover."""
+class PruneStructured(Pass):
+    """Remove whole attention heads and feed-forward columns, and teach what is left to recover."""
 
-    name = "prune"
-    version = 2
+    name = "prune_structured"
+    version = 1
     kinds = ("torch",)
     rank = 1
     libraries = ("torch",)
 
-    sparsity: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the weights of the selected layers that become zero."""
-    scope: Literal["global", "layer"] = "global"
-    """One threshold for all layers together, or the same share in each layer."""
-    exclude: Patterns = Field(default=(), strict=False)
-    steps: int = Field(default=60, ge=0)
-    """Steps of recovery; 0 prunes without training, and then needs no data."""
-    lr: float = Field(default=3e-4, gt=0, le=1)
+    heads: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the attention heads to remove, in each layer as many; query heads that share a key
+    and value head go with it."""
+    ffn: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the feed-forward's inner columns to remove, in each layer as many."""
+    multiple: int = Field(default=16, ge=1)
+    """What is left of the columns is rounded to a multiple of this."""
+    examples: int = Field(default=256, ge=1)
+    """Labelled training examples on which importance is measured, one at a time."""
+    temperature: float = Field(default=2.0, gt=0, le=20)
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """Weight of the whole model's logits in recovery; the labels get the rest."""
+    hidden: float = Field(default=1.0, ge=0)
+    """Weight of the hidden states' cosine distance."""
+    steps: int = Field(default=200, ge=0)
+    lr: float = Field(default=5e-4, gt=0, le=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @property
     def needs_data(self) -> bool:
-        return self.steps > 0
+        return True
+
+    @model_validator(mode="after")
+    def _something_goes(self) -> PruneStructured:
+        if not self.heads and not self.ffn:
+            raise ValueError("heads = 0 and ffn = 0 leave nothing to remove")
+        return self
+
+
+class Prune(Pass):
+    """Set weights of the linear layers to zero and train the rest to recover."""
+
+    name = "prune"
+    version = 3
+    kinds = ("torch", "onnx")
+    rank = 2
+    libraries = ("numpy", "scipy")
+
+    method: Literal["magnitude", "wanda", "sparsegpt"] = "magnitude"
+    """Which weights go: the smallest, those that pass on least, or those that the others can best
+    make up for, which they then do. The last two look at calibration data."""
+    pattern: str = "unstructured"
+    """``unstructured``, or ``n:m``: n weights at most are kept of each m neighbouring inputs."""
+    sparsity: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the weights of the selected layers that become zero; a pattern says it itself."""
+    scope: Literal["global", "layer"] = "global"
+    """Of unstructured magnitude: one threshold for all layers, or the same share in each."""
+    examples: int | None = Field(default=None, ge=1)
+    """Calibration examples, 128 where nothing is said. ``magnitude`` needs none; given some, it
+    too measures what it costs each layer's outputs."""
+    exclude: Patterns = Field(default=(), strict=False)
+    steps: int = Field(default=60, ge=0)
+    """Steps of recovery, for torch modules; 0 prunes without training."""
+    lr: float = Field(default=3e-4, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("pattern")
+    @classmethod
+    def _known(cls, pattern: str) -> str:
+        parse_pattern(pattern)
+        return pattern
+
+    @property
+    def n_of_m(self) -> Pattern | None:
+        return parse_pattern(self.pattern)
+
+    @property
+    def share(self) -> float:
+        """Of the weights, those that become zero."""
+        return self.n_of_m.sparsity if self.n_of_m else self.sparsity
+
+    @property
+    def calibration(self) -> int:
+        """Examples wanted to calibrate on; 0 where data are not looked at."""
+        return self.examples or (0 if self.method == "magnitude" else 128)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.steps > 0 or self.calibration > 0
+
+    def works_on(self, kind: Kind, target: Kind) -> Kind:
+        # As it comes, so that a module stays one that can be trained.
+        return "torch" if self.steps else kind
+
+    def distributions(self, source: Kind) -> tuple[str, ...]:
+        if source == "torch":
+            return (*self.libraries, "torch")
+        # Calibration runs the graph.
+        ran = onnxruntime_distributions() if self.calibration else ()
+        return (*self.libraries, "onnx", *ran)
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Prune:
+        if self.n_of_m and "sparsity" in self.model_fields_set:
+            raise ValueError(f'sparsity would have no effect with pattern = "{self.pattern}"')
+        free = self.method == "magnitude" and not self.n_of_m
+        if not free and "scope" in self.model_fields_set:
+            raise ValueError("scope would have no effect but on unstructured magnitude")
+        return self
 
 
 class Fuse(Pass):
@@ -117,7 +209,7 @@ class Fuse(Pass):
     name = "fuse"
     version = 2
     kinds = ("onnx",)
-    rank = 2
+    rank = 3
 
     level: Literal["basic", "extended", "all"] = "extended"
 
@@ -128,7 +220,7 @@ class Awq(Pass):
     name = "awq"
     version = 1
     kinds = ("onnx",)
-    rank = 3
+    rank = 4
     libraries = ("onnx", "numpy", "scipy")
 
     # What the rounding will be, for which the scales are searched: as in the ``int4`` behind it.
@@ -166,7 +258,7 @@ class Smooth(Pass):
     name = "smooth"
     version = 1
     kinds = ("onnx",)
-    rank = 3
+    rank = 4
     libraries = ("onnx", "numpy")
 
     insert: bool = True
@@ -197,7 +289,7 @@ class Fp16(Pass):
     name = "fp16"
     version = 3
     kinds = ("torch", "onnx")
-    rank = 4
+    rank = 5
 
     exclude: Patterns = Field(default=(), strict=False)
     """Nodes of an ONNX graph, not those inside of branches and loops, that stay in float32 beside
@@ -215,7 +307,7 @@ class Bf16(Pass):
     name = "bf16"
     version = 2
     kinds = ("torch",)
-    rank = 4
+    rank = 5
     libraries = ("torch",)
 
     min_snr_db: float = Field(default=20.0, ge=0)
@@ -232,7 +324,7 @@ class Int8(Pass):
     name = "int8"
     version = 3
     kinds = ("onnx",)
-    rank = 4
+    rank = 5
     libraries = ("onnx", "numpy")
 
     mode: Literal["dynamic", "static"] = "dynamic"
@@ -274,7 +366,7 @@ class Int4(Pass):
     name = "int4"
     version = 5
     kinds = ("onnx",)
-    rank = 4
+    rank = 5
     libraries = ("onnx", "numpy", "scipy")
 
     rounding: Literal["rtn", "hqq", "gptq"] = "rtn"
@@ -324,5 +416,6 @@ class Int4(Pass):
 
 
 PASSES: dict[str, type[Pass]] = {
-    cls.name: cls for cls in (Distill, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Int8, Int4)
+    cls.name: cls
+    for cls in (Distill, PruneStructured, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Int8, Int4)
 }

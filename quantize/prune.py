@@ -1,32 +1,37 @@
-"""Magnitude pruning: the smallest weights become zero and the rest is trained to make up for it.
+"""Pruning of a torch module: weights become zero, and the rest is trained to make up for it.
 
-Unstructured (Han et al. 2015, "Learning both weights and connections"). Zeros are stored like
-any other number, so the file shrinks only when it is compressed and a runtime gains only with
-sparse kernels; what the pass shows is how much of the model its accuracy needs.
+Which weights go, and where zeros may lie, is said by ``quantize/pruning/``. Zeros are stored like
+any other number: the file shrinks only when it is compressed, and a runtime gains only with sparse
+kernels, which no runtime of Assay uses. What the pass shows is how much of the model its accuracy
+needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compile.artifact import Artifact, Made
 from compile.data import DataSource
-from compile.models.model import load_model, save_model
+from compile.models.model import Model, load_model, save_model
 from compile.parity import parity_feeds
 from compile.train_settings import TrainSettings
 from compile.training import train
-from quantize.audit import PassFailed, check_exclude, check_faithful
+from quantize.audit import PassFailed, check_examples, check_exclude, check_faithful
 from quantize.half import torch_run
 from quantize.passes import Prune
+from quantize.pruning.magnitude import global_magnitude_kept, magnitude_kept
+from quantize.pruning.proof import check_weights, check_zeros, reconstruction_error, zero_share
+from quantize.pruning.sequential import prune_in_order
+from quantize.pruning.sparsegpt import sparsegpt
+from quantize.pruning.wanda import wanda_kept
 from quantize.weights import Weights, linear_weights
-
-CLOSE = 0.01
-"""How far the share of zeros may be from the one asked for (equal magnitudes fall together)."""
 
 
 def make_pruned(
@@ -38,23 +43,32 @@ def make_pruned(
 ) -> Made:
     """Carry out the pass on a torch artifact, recover, and audit the result.
 
-    Facts: ``sparsity`` of all weights taken and ``sparsity_by_layer``; ``weights_share``, what
-    those are of all weights of two axes, embeddings included; the recovery's loss curve.
+    Facts: ``method`` and ``pattern``, proven on the saved weights; ``sparsity`` of all weights
+    taken and ``sparsity_by_layer``; ``weights_share``, what those are of all weights of two axes,
+    embeddings included; where it was calibrated, ``reconstruction_error`` by layer, before
+    recovery; the recovery's loss curve.
     """
     reference, model = load_model(source.folder), load_model(source.folder)
     selection = linear_weights(model.inner, asked.exclude)
     check_exclude(asked.name, asked.exclude, selection.names)
     _check_taken(asked.name, selection)
-    weights = selection.linear
-    masks = magnitude_masks(weights, asked.sparsity, asked.scope)
+    weights = _arrays(selection)
+    check_weights(asked.name, weights, asked.n_of_m)
+    before = zero_share(weights)
+    facts: dict[str, Any] = {"method": asked.method}
+    with torch.no_grad():
+        if asked.calibration and data is not None:
+            masks, found = _calibrated(model, selection, weights, asked, data)
+            facts |= found
+        else:
+            masks = magnitude_masks(weights, asked)
+    held = {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
     def mask_weights(module: nn.Module) -> None:
-        for name, weight in weights.items():
-            weight.mul_(masks[name])
+        for name, mask in held.items():
+            selection.matrix(name).mul_(mask)
 
-    with torch.no_grad():
-        mask_weights(model.module)
-    facts = {}
+    mask_weights(model.module)
     if asked.steps and data is not None:
         settings = TrainSettings(
             asked.steps, asked.batch_size, learning_rate=asked.lr, seed=asked.seed
@@ -67,30 +81,82 @@ def make_pruned(
             after_step=mask_weights,
             progress=every_tenth("prune: recovering", progress),
         )
-        facts = result.facts()
+        facts |= result.facts()
     made = save_model(model, folder)
-    by_layer = {name: sparsity_of([weight]) for name, weight in weights.items()}
-    total = sparsity_of(list(weights.values()))
-    if abs(total - asked.sparsity) > CLOSE:
-        raise PassFailed(
-            asked.name, "share of zeros", f"{asked.sparsity:g} within {CLOSE}", f"{total:.4f}"
-        )
+    saved = load_model(folder)
+    proven = _arrays(linear_weights(saved.inner, asked.exclude))
+    facts |= check_zeros(asked.name, proven, asked.share, asked.n_of_m, before)
     feeds = (feeds for _, feeds in parity_feeds(source.signature, reference.examples))
-    facts |= check_faithful(
-        asked.name, torch_run(reference), torch_run(load_model(folder)), feeds, -math.inf
-    )
-    return Made(
-        "torch",
-        made.signature,
-        {
-            **made.facts,
-            **facts,
-            "sparsity": round(total, 4),
-            "weights_share": round(selection.share, 4),
-            "layers_excluded": selection.excluded,
-            "sparsity_by_layer": {name: round(share, 4) for name, share in by_layer.items()},
-        },
-    )
+    facts |= check_faithful(asked.name, torch_run(reference), torch_run(saved), feeds, -math.inf)
+    facts |= {
+        "weights_share": round(selection.share, 4),
+        "layers_excluded": selection.excluded,
+    }
+    return Made("torch", made.signature, {**made.facts, **facts})
+
+
+def magnitude_masks(weights: Mapping[str, np.ndarray], asked: Prune) -> dict[str, np.ndarray]:
+    """The masks of all (out, in) weights by magnitude alone: True where one stays."""
+    pattern = asked.n_of_m
+    if asked.scope == "global" and pattern is None:
+        return global_magnitude_kept(weights, asked.sparsity)
+    return {name: magnitude_kept(w, asked.sparsity, pattern) for name, w in weights.items()}
+
+
+def prune_layer(
+    weight: np.ndarray, gram: np.ndarray, asked: Prune
+) -> tuple[np.ndarray, np.ndarray]:
+    """One (out, in) weight by a method that knows its inputs, by their (in, in) Gram matrix: the
+    weight as it has become, and its mask."""
+    if asked.method == "sparsegpt":
+        return sparsegpt(weight, gram, asked.share, asked.n_of_m)
+    kept = wanda_kept(weight, np.diag(gram), asked.share, asked.n_of_m)
+    return weight * kept, kept
+
+
+def error_facts(errors: Mapping[str, float]) -> dict[str, Any]:
+    """Relative errors of layers' outputs, ||WX - W'X|| / ||WX||, as facts."""
+    return {"reconstruction_error": {name: round(error, 4) for name, error in errors.items()}}
+
+
+def every_tenth(what: str, progress: Callable[[str], None]) -> Callable[[int, int, float], None]:
+    """Training's progress as lines, one for every tenth of the steps."""
+
+    def report(step: int, steps: int, loss: float) -> None:
+        if step == steps or step % max(1, steps // 10) == 0:
+            progress(f"{what}, step {step} of {steps}, loss {loss:.3f}")
+
+    return report
+
+
+def _calibrated(
+    model: Model,
+    selection: Weights,
+    weights: Mapping[str, np.ndarray],
+    asked: Prune,
+    data: DataSource,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The masks of layers pruned one block after another, and what that cost their outputs."""
+    examples = check_examples(asked.name, "examples", data, asked.calibration)
+    chosen = magnitude_masks(weights, asked) if asked.method == "magnitude" else None
+    errors: dict[str, float] = {}
+
+    def prune(name: str, weight: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pruned, kept = (
+            (weight * chosen[name], chosen[name])
+            if chosen is not None
+            else prune_layer(weight, gram, asked)
+        )
+        errors[name] = reconstruction_error(weight, pruned, gram)
+        return pruned, kept
+
+    masks = prune_in_order(asked.name, model, selection, lambda: data.calibration(examples), prune)
+    return masks, {"calibration_examples": examples, **error_facts(errors)}
+
+
+def _arrays(selection: Weights) -> dict[str, np.ndarray]:
+    """The selected weights as float32 (out, in) copies."""
+    return {name: selection.matrix(name).float().numpy().copy() for name in selection.linear}
 
 
 def _check_taken(name: str, selection: Weights) -> None:
@@ -106,39 +172,3 @@ def _check_taken(name: str, selection: Weights) -> None:
     if not selection.linear:
         why = f" (all {len(n)} are excluded by name)" if (n := selection.excluded) else ""
         raise PassFailed(name, "weights matched", "at least one linear layer's", f"none{why}")
-
-
-def magnitude_masks(weights: dict[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
-    """1 where a weight stays, 0 for the ``sparsity`` share of smallest magnitude.
-
-    ``global`` compares the weights of all layers with one another, ``layer`` those of each.
-    """
-    magnitudes = {name: weight.detach().abs() for name, weight in weights.items()}
-    if scope == "global":
-        everything = torch.cat([m.flatten() for m in magnitudes.values()])
-        thresholds = dict.fromkeys(magnitudes, _quantile(everything, sparsity))
-    else:
-        thresholds = {name: _quantile(m.flatten(), sparsity) for name, m in magnitudes.items()}
-    return {name: (m > thresholds[name]).to(m.dtype) for name, m in magnitudes.items()}
-
-
-def sparsity_of(weights: list[Tensor]) -> float:
-    """Share of the weights that are exactly zero."""
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros / sum(weight.numel() for weight in weights)
-
-
-def every_tenth(what: str, progress: Callable[[str], None]) -> Callable[[int, int, float], None]:
-    """Training's progress as lines, one for every tenth of the steps."""
-
-    def report(step: int, steps: int, loss: float) -> None:
-        if step == steps or step % max(1, steps // 10) == 0:
-            progress(f"{what}, step {step} of {steps}, loss {loss:.3f}")
-
-    return report
-
-
-def _quantile(values: Tensor, share: float) -> float:
-    """The magnitude at or below which ``share`` of the values lie; -1 keeps them all."""
-    count = round(share * values.numel())
-    return float(values.kthvalue(count).values) if count else -1.0

@@ -23,6 +23,8 @@ class Weights:
 
     linear: dict[str, Tensor] = field(default_factory=dict)
     """By the layer's name, or the parameter's where it is not called ``weight``."""
+    layers: dict[str, list[nn.Module]] = field(default_factory=dict)
+    """Of each of ``linear``, the layers that multiply by it."""
     excluded: dict[str, str] = field(default_factory=dict)
     """Left alone as asked: name -> the reason."""
     missed: dict[str, str] = field(default_factory=dict)
@@ -31,6 +33,11 @@ class Weights:
     """All that ``exclude`` may name: the modules' and the parameters' own names."""
     values: int = 0
     """Numbers in all of them, embeddings included."""
+
+    def matrix(self, name: str) -> Tensor:
+        """One of ``linear`` as (out, in): the parameter itself, or a view of it."""
+        weight = self.linear[name].detach()
+        return weight.T if is_transposed(self.layers[name][0]) else weight
 
     @property
     def share(self) -> float:
@@ -68,6 +75,7 @@ def linear_weights(module: nn.Module, exclude: Sequence[str]) -> Weights:
             found.excluded[name] = f"excluded by {pattern!r}"
         elif _is_linear(layer, key):
             found.linear[name] = weight
+            found.layers[name] = [where for where, key, _ in sharing if _is_linear(where, key)]
         else:
             found.missed[key] = f"{list(weight.shape)} of {type(layer).__name__}"
     return found
@@ -78,6 +86,10 @@ def _is_linear(layer: nn.Module, key: str) -> bool:
     own = key.rpartition(".")[2]
     if isinstance(layer, nn.MultiheadAttention):
         return own in ATTENTION
+    return own == "weight" and (isinstance(layer, nn.Linear) or is_transposed(layer))
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether the layer's weight is (in, out), as that of transformers' ``Conv1D`` is."""
     # By name, so that nobody needs transformers who has no model of theirs.
-    kinds = {f"{cls.__module__}.{cls.__name__}" for cls in type(layer).__mro__}
-    return own == "weight" and (isinstance(layer, nn.Linear) or CONV1D in kinds)
+    return CONV1D in {f"{cls.__module__}.{cls.__name__}" for cls in type(layer).__mro__}

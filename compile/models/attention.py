@@ -46,11 +46,12 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
         self.head_size = config.head_size
+        mixed_width = config.heads * config.head_size
         kv_width = config.kv_heads * config.head_size
-        self.query = nn.Linear(config.width, config.width, bias=config.bias)
+        self.query = nn.Linear(config.width, mixed_width, bias=config.bias)
         self.key = nn.Linear(config.width, kv_width, bias=config.bias)
         self.value = nn.Linear(config.width, kv_width, bias=config.bias)
-        self.output = nn.Linear(config.width, config.width, bias=config.bias)
+        self.output = nn.Linear(mixed_width, config.width, bias=config.bias)
 
     def forward(
         self,

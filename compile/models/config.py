@@ -49,6 +49,8 @@ class TransformerConfig:
     """The language-modelling head multiplies by the token embedding itself."""
     head: Head = "classification"
     classes: int = 0
+    head_dim: int = 0
+    """Width of an attention head; 0 is ``width / heads``. Another one where heads were removed."""
     eps: float = 1e-12
     rope_theta: float = 10_000.0
     initial_std: float = 0.02
@@ -67,7 +69,7 @@ class TransformerConfig:
         for field in ("vocabulary", "max_sequence", "width", "layers", "heads", "kv_heads", "ffn"):
             if getattr(self, field) == 0:
                 raise InputError(f"{field} has to be at least 1")
-        if self.width % self.heads:
+        if not self.head_dim and self.width % self.heads:
             raise InputError(f"width = {self.width} does not divide among heads = {self.heads}")
         if self.heads % self.kv_heads:
             raise InputError(f"heads = {self.heads} do not share kv_heads = {self.kv_heads} evenly")
@@ -93,7 +95,7 @@ class TransformerConfig:
 
     @property
     def head_size(self) -> int:
-        return self.width // self.heads
+        return self.head_dim or self.width // self.heads
 
     @property
     def task(self) -> str:

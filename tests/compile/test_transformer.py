@@ -377,6 +377,19 @@ def test_config_is_refused_when_it_has_no_meaning(changes: dict, told: str) -> N
         dataclasses.replace(bert_config(), **changes)
 
 
+def test_heads_need_not_fill_the_width() -> None:
+    """As where some were removed: each keeps its size, and the caches have what is left."""
+    config = dataclasses.replace(llama_config(), heads=2, kv_heads=1, head_dim=8, width=30)
+    assert config.head_size == 8
+    attention = Transformer(config).layers[0].attention
+    assert attention.query.weight.shape == (16, 30)
+    assert attention.key.weight.shape == attention.value.weight.shape == (8, 30)
+    assert attention.output.weight.shape == (30, 16)
+    caches = [spec.shape for spec in config.signature().inputs if "past" in spec.shape]
+    assert set(caches) == {("batch", 1, "past", 8)}
+    assert TransformerConfig.from_json(config.to_json()) == config
+
+
 def test_config_survives_json_and_refuses_unknown_settings() -> None:
     config = llama_config()
     assert TransformerConfig.from_json(config.to_json()) == config

@@ -9,7 +9,6 @@ from compile.errors import InputError, Unsupported
 from compile.models.model import load_model
 from quantize.audit import PassFailed
 from quantize.build import build
-from quantize.prune import magnitude_masks, sparsity_of
 from quantize.recipe import recipe_from_table
 
 
@@ -24,19 +23,6 @@ def quiet(_: str) -> None:
 def layers(artifact: Artifact) -> dict[str, nn.Linear]:
     module = load_model(artifact.folder).module
     return {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
-
-
-def test_masks_by_hand() -> None:
-    weights = {
-        "a": torch.tensor([[1.0, -2.0], [3.0, -4.0]]),
-        "b": torch.tensor([[-10.0, 0.5], [30.0, 40.0]]),
-    }
-    whole = magnitude_masks(weights, 0.5, "global")
-    assert whole["a"].tolist() == [[0, 0], [0, 1]]
-    assert whole["b"].tolist() == [[1, 0], [1, 1]]
-    each = magnitude_masks(weights, 0.5, "layer")
-    assert each["a"].tolist() == [[0, 0], [1, 1]]
-    assert each["b"].tolist() == [[0, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
@@ -76,10 +62,6 @@ def test_excluded_layers_embeddings_and_norms_stay(classifier: Artifact, store: 
     assert not any(n.startswith(("head", "layers.0", "embedding")) or "norm" in n for n in touched)
 
 
-def test_sparsity_is_the_share_of_exact_zeros() -> None:
-    assert sparsity_of([torch.tensor([0.0, 1e-30]), torch.tensor([0.0, -0.0])]) == 0.75
-
-
 def test_nothing_to_prune_is_an_error(classifier: Artifact, store: Store) -> None:
     with pytest.raises(PassFailed, match=r"at least one linear layer's, found none \(all \d+ "):
         build(recipe(exclude=["*"], steps=0), classifier, "torch", store, None, quiet)
@@ -90,6 +72,130 @@ def test_recovery_without_data_is_refused(classifier: Artifact, store: Store) ->
         build(recipe(), classifier, "torch", store, None, quiet)
 
 
-def test_onnx_file_cannot_be_pruned_by_training(graphs, store: Store) -> None:
+def test_onnx_file_cannot_be_pruned_by_training(graphs, examples, store: Store) -> None:
     with pytest.raises(Unsupported, match="trains a torch module, and this model is an ONNX file"):
-        build(recipe(steps=0), graphs.put(graphs.ffn()), "onnx", store, None, quiet)
+        build(recipe(), graphs.put(graphs.ffn()), "onnx", store, examples(graphs.FFN), quiet)
+
+
+def matrices(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return {name: layer.weight.detach() for name, layer in layers(artifact).items()}
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize(("pattern", "most"), [("2:4", 2), ("3:8", 3)])
+def test_pattern_holds_in_every_group_and_after_recovery(
+    method: str, pattern: str, most: int, classifier, examples, store: Store
+) -> None:
+    data = examples(classifier.signature)
+    asked = recipe(method=method, pattern=pattern, steps=3, batch_size=4)
+    built = build(asked, classifier, "torch", store, data, quiet)
+    group = int(pattern[-1])
+    for weight in matrices(built).values():
+        assert ((weight.reshape(-1, group) != 0).sum(1) <= most).all()
+    assert built.facts["pattern"] == pattern
+    assert built.facts["method"] == method
+    values = sum(weight.numel() for weight in matrices(built).values())
+    assert built.facts["groups_proven"] == values // group
+    assert built.facts["sparsity"] == pytest.approx(1 - most / group, abs=1e-4)
+    assert "storage only" in built.facts["kernels"]
+
+
+def test_who_knows_more_keeps_more_of_every_layers_outputs(
+    classifier, examples, store: Store
+) -> None:
+    data = examples(classifier.signature)
+    errors = {}
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        asked = recipe(method=method, steps=0, examples=32)
+        built = build(asked, classifier, "torch", store, data, quiet)
+        errors[method] = built.facts["reconstruction_error"]
+        assert built.facts["calibration_examples"] == 32
+        assert built.facts["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert errors["wanda"].keys() == layers(classifier).keys()
+    means = {method: sum(by_layer.values()) for method, by_layer in errors.items()}
+    assert means["sparsegpt"] < means["wanda"] < means["magnitude"]
+
+
+def test_wanda_zeroes_the_same_share_of_each_row(classifier, examples, store: Store) -> None:
+    asked = recipe(method="wanda", sparsity=0.25, steps=0, exclude=["head*"])
+    built = build(asked, classifier, "torch", store, examples(classifier.signature), quiet)
+    before = matrices(classifier)
+    for name, weight in matrices(built).items():
+        if name.startswith("head"):
+            continue
+        assert ((weight == 0).sum(1) == round(0.25 * weight.shape[1])).all()
+        # What is left is as it was.
+        assert torch.equal(weight[weight != 0], before[name][weight != 0])
+
+
+def test_sparsegpt_changes_the_weights_that_are_left(classifier, examples, store: Store) -> None:
+    asked = recipe(method="sparsegpt", steps=0)
+    built = build(asked, classifier, "torch", store, examples(classifier.signature), quiet)
+    before = matrices(classifier)
+    for name, weight in matrices(built).items():
+        assert not torch.equal(weight[weight != 0], before[name][weight != 0])
+
+
+def test_magnitude_measures_only_where_examples_are_asked_for(
+    classifier, examples, store: Store
+) -> None:
+    data = examples(classifier.signature)
+    bare = build(recipe(steps=0), classifier, "torch", store, None, quiet)
+    measured = build(recipe(steps=0, examples=16), classifier, "torch", store, data, quiet)
+    assert "reconstruction_error" not in bare.facts
+    assert all(error > 0 for error in measured.facts["reconstruction_error"].values())
+    for name, weight in matrices(bare).items():
+        assert torch.equal(weight, matrices(measured)[name])
+
+
+@pytest.mark.parametrize(("method", "calibrated"), [("wanda", True), ("magnitude", False)])
+def test_other_data_are_another_artifact_where_they_are_looked_at(
+    method: str, calibrated: bool, classifier, examples, store: Store
+) -> None:
+    asked = recipe(method=method, steps=0)
+    keys = {
+        build(asked, classifier, "torch", store, examples(classifier.signature, text), quiet).key
+        for text in ("a text", "b text")
+    }
+    assert len(keys) == 1 + calibrated
+
+
+def test_too_few_examples_are_refused(classifier, examples, store: Store) -> None:
+    few = examples(classifier.signature, held=15)
+    with pytest.raises(PassFailed, match="128 examples to calibrate on, or at least 16, found 15"):
+        build(recipe(method="wanda", steps=0), classifier, "torch", store, few, quiet)
+
+
+def test_rows_that_are_not_whole_groups_are_refused(classifier, examples, store: Store) -> None:
+    data = examples(classifier.signature)
+    with pytest.raises(PassFailed, match=r"expected a multiple of 3 for pattern 1:3, .* found 64"):
+        build(recipe(pattern="1:3", steps=0), classifier, "torch", store, data, quiet)
+
+
+def test_weights_that_are_not_finite_are_refused(classifier, store: Store) -> None:
+    from compile.artifact import Step
+    from compile.models.model import save_model
+
+    model = load_model(classifier.folder)
+    with torch.no_grad():
+        model.module.layers[1].feed_forward.up.weight[3, 4] = float("nan")
+    broken = store.derive(Step("broken", 1), None, lambda folder: save_model(model, folder))
+    with pytest.raises(PassFailed, match=r"weights of 'layers\.1\.feed_forward\.up': "):
+        build(recipe(steps=0), broken, "torch", store, None, quiet)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"pattern": "2/4"}, 'pattern = \'2/4\': a pattern is "unstructured", or "n:m"'),
+        ({"pattern": "4:4"}, "n below m"),
+        ({"pattern": "2:4", "sparsity": 0.6}, 'no effect with pattern = "2:4"'),
+        ({"pattern": "2:4", "scope": "layer"}, "no effect but on unstructured magnitude"),
+        ({"method": "wanda", "scope": "global"}, "no effect but on unstructured magnitude"),
+        ({"method": "obs"}, "method = 'obs'"),
+    ],
+)
+def test_parameters_without_a_meaning_are_refused(parameters: dict, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        recipe(**parameters)
+    assert words in str(refused.value)
