@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 
 BLOCK = 32
+TOLD = ["MatMul", "Gather"]
+"""Operators to quantize dynamically. Left to themselves, ONNX Runtime's quantizer and the two that
+stand on it make an invalid QAttention of opset 23's Attention."""
 Method = Callable[[str, Path, str], None]
 
 
@@ -27,11 +30,10 @@ def examples(folder: Path) -> Iterator[dict[str, np.ndarray]]:
 def onnxruntime_dynamic(model: str, calibration: Path, out: str) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Told its operators: at opset 23 the graph is invalid otherwise.
     quantize_dynamic(
         model,
         out,
-        op_types_to_quantize=["MatMul", "Gather"],
+        op_types_to_quantize=TOLD,
         per_channel=True,
         weight_type=QuantType.QInt8,
     )
@@ -108,7 +110,9 @@ def optimum_dynamic(model: str, calibration: Path, out: str) -> None:
     folder.mkdir()
     shutil.copy(model, folder / "model.onnx")
     quantizer = ORTQuantizer(folder / "model.onnx")
-    asked = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
+    asked = AutoQuantizationConfig.avx512_vnni(
+        is_static=False, per_channel=True, operators_to_quantize=TOLD
+    )
     quantizer.quantize(save_dir=folder / "made", quantization_config=asked)
     shutil.copy(folder / "made" / "model_quantized.onnx", out)
 
@@ -122,6 +126,8 @@ def nncf_static(model: str, calibration: Path, out: str) -> None:
         onnx.load(model),
         nncf.Dataset(every),
         subset_size=len(every),
+        # Left to itself it quantizes their inputs too, and the graph is invalid.
+        ignored_scope=nncf.IgnoredScope(types=["Attention", "Gather"]),
         model_type=nncf.ModelType.TRANSFORMER,
     )
     onnx.save(made, out)
@@ -139,6 +145,8 @@ def nncf_weights(method: str) -> Method:
             mode=nncf.CompressWeightsMode.INT4_SYM,
             group_size=BLOCK,
             all_layers=True,
+            # ONNX Runtime does not run what it makes of embeddings.
+            ignored_scope=nncf.IgnoredScope(types=["Gather"]),
             **options,
             **data,
         )
@@ -155,7 +163,11 @@ def olive(name: str) -> Method:
 
         folder = Path(out).parent / "olive"
         passes = {
-            "dynamic": {"type": "OnnxDynamicQuantization", "per_channel": True},
+            "dynamic": {
+                "type": "OnnxDynamicQuantization",
+                "per_channel": True,
+                "op_types_to_quantize": TOLD,
+            },
             "rtn": {"type": "OnnxBlockWiseRtnQuantization", "block_size": BLOCK},
             "hqq": {"type": "OnnxHqqQuantization", "block_size": BLOCK},
         }
