@@ -120,6 +120,16 @@ def train(
     return TrainResult(_curve(run.losses), run.seconds, run.tokens)
 
 
+def every_tenth(what: str, tell: Callable[[str], None]) -> Progress:
+    """Training's progress as lines, one for every tenth of the steps."""
+
+    def report(step: int, steps: int, loss: float) -> None:
+        if step == steps or step % max(1, steps // 10) == 0:
+            tell(f"{what}, step {step} of {steps}, loss {loss:.3f}")
+
+    return report
+
+
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """The rate of step ``step`` (0-based): a linear rise to the peak, then a decay to zero."""
     warmup = round(settings.warmup * settings.steps)

@@ -28,10 +28,9 @@ from compile.models.model import Model, load_model, save_model, transformer_mode
 from compile.models.transformer import Transformer
 from compile.signature import Feeds, Signature
 from compile.train_settings import TrainSettings
-from compile.training import train
+from compile.training import every_tenth, train
 from quantize.audit import PassFailed, check_examples
 from quantize.passes import Distill, PruneStructured
-from quantize.prune import every_tenth
 
 COMPARED = 64
 """Calibration examples on which the student is compared with its teacher, or all there are."""

@@ -154,6 +154,8 @@ class Prune(Pass):
     exclude: Patterns = Field(default=(), strict=False)
     steps: int = Field(default=60, ge=0)
     """Steps of recovery, for torch modules; 0 prunes without training."""
+    alpha: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the unpruned model's logits in recovery; the labels get the rest."""
     lr: float = Field(default=3e-4, gt=0, le=1)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -200,6 +202,8 @@ class Prune(Pass):
         free = self.method == "magnitude" and not self.n_of_m
         if not free and "scope" in self.model_fields_set:
             raise ValueError("scope would have no effect but on unstructured magnitude")
+        if not self.steps and self.alpha:
+            raise ValueError("alpha would have no effect without steps of recovery")
         return self
 
 

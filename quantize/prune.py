@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compile.artifact import Artifact, Made
-from compile.data import DataSource
+from compile.data import Batch, DataSource
 from compile.models.model import Model, load_model, save_model
 from compile.parity import parity_feeds
 from compile.train_settings import TrainSettings
-from compile.training import train
+from compile.training import Loss, cross_entropy, every_tenth, forward, train
 from quantize.audit import PassFailed, check_examples, check_exclude, check_faithful
+from quantize.distill import distillation_loss
 from quantize.half import torch_run
-from quantize.passes import Prune
+from quantize.passes import Distill, Prune
 from quantize.pruning.magnitude import global_magnitude_kept, magnitude_kept
 from quantize.pruning.proof import check_weights, check_zeros, reconstruction_error, zero_share
 from quantize.pruning.sequential import prune_in_order
@@ -77,6 +78,7 @@ def make_pruned(
             model.module,
             data,
             settings,
+            loss=taught_loss(reference, asked.alpha) if asked.alpha else cross_entropy,
             # The optimiser moves zeros too (momentum, decay): they are put back after each step.
             after_step=mask_weights,
             progress=every_tenth("prune: recovering", progress),
@@ -119,14 +121,18 @@ def error_facts(errors: Mapping[str, float]) -> dict[str, Any]:
     return {"reconstruction_error": {name: round(error, 4) for name, error in errors.items()}}
 
 
-def every_tenth(what: str, progress: Callable[[str], None]) -> Callable[[int, int, float], None]:
-    """Training's progress as lines, one for every tenth of the steps."""
+def taught_loss(whole: Model, alpha: float) -> Loss:
+    """How far a module's logits are from those of the whole model, weighed by ``alpha``, and from
+    the labels."""
+    asked = Distill(alpha=alpha, hidden=0)
 
-    def report(step: int, steps: int, loss: float) -> None:
-        if step == steps or step % max(1, steps // 10) == 0:
-            progress(f"{what}, step {step} of {steps}, loss {loss:.3f}")
+    def loss(module: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            taught = forward(whole.module, batch.feeds)[0]
+        logits = forward(module, batch.feeds)[0]
+        return distillation_loss(logits, taught, torch.from_numpy(batch.labels), [], None, asked)
 
-    return report
+    return loss
 
 
 def _calibrated(

@@ -27,11 +27,10 @@ from compile.models.model import Model, load_model, save_model, transformer_mode
 from compile.models.transformer import Transformer
 from compile.signature import Feeds
 from compile.train_settings import TrainSettings
-from compile.training import forward, train
+from compile.training import every_tenth, forward, train
 from quantize.audit import PassFailed, check_examples, check_faithful
 from quantize.distill import distillation_loss, torch_teacher
 from quantize.passes import PruneStructured
-from quantize.prune import every_tenth
 from quantize.pruning.importance import Importance, measure_importance, readers
 
 COMPARED = 8

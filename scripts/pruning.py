@@ -3,10 +3,11 @@
     python -m scripts.pruning                 # the classifier and the decoder
     python -m scripts.pruning --model encoder-small
 
-Every method at half of the weights, unstructured and 2:4, before and after recovery; half of the
-heads and feed-forward columns cut out. Scores are the tasks' on their test splits, in float32 by
-torch, their drops paired with the unpruned model's. Times are ratios: the unpruned build and
-another take turns in random order in processes of their own, in several fresh pairs.
+Every method at half of the weights, unstructured and 2:4, before and after recovery, from the
+labels and from the unpruned model's logits; half of the heads and feed-forward columns cut out,
+recovered by both. Scores are the tasks' on their test splits, in float32 by torch, their drops
+paired with the unpruned model's. Times are ratios: the unpruned build and another take turns in
+random order in processes of their own, in several fresh pairs.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SIZES = {
     "8 x 128": {"batch": 8, "sequence": 128},
 }
 DECODE = {"1 after 128": {"batch": 1, "sequence": 1, "past": 128}}
+RECOVERIES: dict[str, dict[str, Any]] = {"none": {}, "labels": {}, "logits": {"alpha": 1.0}}
 KINDS: dict[str, Kind] = {"onnxruntime-cpu": "onnx", "torch-eager": "torch"}
 
 
@@ -56,8 +58,11 @@ class Way:
     pattern: str
     table: dict[str, Any]
 
-    def recipe(self, recovered: bool) -> Recipe:
-        table = self.table if recovered else {**self.table, "steps": 0}
+    def recipe(self, recovery: str) -> Recipe:
+        changes = {} if self.method == STRUCTURED else RECOVERIES[recovery]
+        if recovery == "none":
+            changes = {"steps": 0}
+        table = {**self.table, **changes}
         return recipe_from_table(self.method, {"passes": [table]}, "scripts.pruning")
 
 
@@ -101,18 +106,24 @@ class Bench:
         """Lines of the table of what each way keeps."""
         task = load_task(self.task_name)
         plain = self.score(task, self.build(Recipe(name="fp32")))
-        metric = task.metric
+        known = task.summary(plain.examples)
+        # A language model's drop is that of its bits per byte, relative; people read perplexity.
+        metric = "perplexity" if "perplexity" in known else task.metric
+        drops = "rise of bits per byte, %" if "perplexity" in known else "drop, points"
         yield f"### {self.source}, {self.task_name}: {task.test_examples:,} test examples\n"
         yield (
-            f"| method | zeros lie | {metric}, pruned | drop, points | {metric}, recovered "
-            "| drop, points | median error of a layer's outputs | parameters |"
+            f"| method | zeros lie | {metric}, pruned | {drops} | recovered from labels "
+            f"| {drops} | from logits | {drops} | median error of a layer's outputs | parameters |"
         )
-        yield "|---|---|---|---|---|---|---|---|"
-        yield f"| none | | {task.summary(plain.examples)[metric]:.4g} | | | | | |"
+        yield "|---|---|---|---|---|---|---|---|---|---|"
+        yield f"| none | | {known[metric]:.4g} | | | | | | | |"
         for way in ways():
             cells = []
-            for recovered in (False, True):
-                artifact = self.build(way.recipe(recovered))
+            for recovery in RECOVERIES:
+                if way.method == STRUCTURED and recovery == "labels":
+                    cells += ["", ""]
+                    continue
+                artifact = self.build(way.recipe(recovery))
                 scored = self.score(task, artifact)
                 drop = task.drop(plain.examples, scored.examples)
                 cells += [
@@ -140,7 +151,7 @@ class Bench:
             for runtime, kind in KINDS.items():
                 plain, pruned = (
                     self.build(Recipe(name="fp32"), kind),
-                    self.build(way.recipe(True), kind),
+                    self.build(way.recipe("logits"), kind),
                 )
                 for name, size in sizes.items():
                     yield self._compared(way, runtime, name, size, plain, pruned)

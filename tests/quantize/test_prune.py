@@ -7,6 +7,7 @@ from torch import nn
 from compile.artifact import Artifact, Store
 from compile.errors import InputError, Unsupported
 from compile.models.model import load_model
+from compile.training import forward
 from quantize.audit import PassFailed
 from quantize.build import build
 from quantize.recipe import recipe_from_table
@@ -192,6 +193,7 @@ def test_weights_that_are_not_finite_are_refused(classifier, store: Store) -> No
         ({"pattern": "2:4", "sparsity": 0.6}, 'no effect with pattern = "2:4"'),
         ({"pattern": "2:4", "scope": "layer"}, "no effect but on unstructured magnitude"),
         ({"method": "wanda", "scope": "global"}, "no effect but on unstructured magnitude"),
+        ({"steps": 0, "alpha": 0.5}, "no effect without steps of recovery"),
         ({"method": "obs"}, "method = 'obs'"),
     ],
 )
@@ -199,3 +201,25 @@ def test_parameters_without_a_meaning_are_refused(parameters: dict, words: str) 
     with pytest.raises(InputError) as refused:
         recipe(**parameters)
     assert words in str(refused.value)
+
+
+def test_recovery_from_logits_goes_back_to_what_the_whole_model_said(
+    classifier, examples, store: Store
+) -> None:
+    data = examples(classifier.signature)
+    whole = load_model(classifier.folder).module
+
+    def distance(**parameters) -> float:
+        asked = recipe(method="wanda", examples=16, **parameters)
+        module = load_model(build(asked, classifier, "torch", store, data, quiet).folder).module
+        total = 0.0
+        with torch.inference_mode():
+            for feeds in data.calibration(16):
+                a, b = (forward(m, feeds)[0].log_softmax(-1) for m in (whole, module))
+                total += float(nn.functional.kl_div(b, a, reduction="sum", log_target=True))
+        return total
+
+    quick = {"steps": 12, "batch_size": 8, "lr": 1e-3}
+    taught = distance(alpha=1.0, **quick)
+    assert taught < 0.8 * distance(steps=0)
+    assert taught < 0.8 * distance(**quick)
