@@ -219,7 +219,7 @@ def test_recovery_from_logits_goes_back_to_what_the_whole_model_said(
                 total += float(nn.functional.kl_div(b, a, reduction="sum", log_target=True))
         return total
 
-    quick = {"steps": 12, "batch_size": 8, "lr": 1e-3}
-    taught = distance(alpha=1.0, **quick)
-    assert taught < 0.8 * distance(steps=0)
-    assert taught < 0.8 * distance(**quick)
+    quick = {"steps": 30, "batch_size": 16, "lr": 1e-4}
+    taught, pruned, labels = distance(alpha=1.0, **quick), distance(steps=0), distance(**quick)
+    assert taught < 0.8 * pruned
+    assert taught < 0.8 * labels
