@@ -105,7 +105,7 @@ def decoder(folder: Path, width: int, inner: int, layers: int) -> int:
 
 
 def measured(code: str, source: Path, folder: Path, *arguments: str) -> tuple[float, float, str]:
-    """(seconds, peak GiB, what it printed) of a process that runs this code."""
+    """(seconds, peak GiB, the last line it printed) of a process that runs this code."""
     status = "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     start = time.perf_counter()
     done = subprocess.run(
@@ -117,7 +117,8 @@ def measured(code: str, source: Path, folder: Path, *arguments: str) -> tuple[fl
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(done.stderr)
-    return seconds, int(done.stdout.split()[-1]) / 2**20, done.stderr.strip()
+    told = done.stderr.strip().splitlines() or [""]
+    return seconds, int(done.stdout.split()[-1]) / 2**20, told[-1]
 
 
 def compare() -> Iterator[str]:
