@@ -108,10 +108,10 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     each = 8 // bits
     if missing := -codes.shape[-1] % each:
         codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, missing)])
-    together = codes.reshape(*codes.shape[:-1], -1, each) << (
-        bits * np.arange(each, dtype=np.uint8)
-    )
-    return np.bitwise_or.reduce(together, axis=-1)
+    packed = codes[..., 0::each].copy()
+    for place in range(1, each):
+        packed |= codes[..., place::each] << np.uint8(bits * place)
+    return packed
 
 
 def reciprocal(scales: np.ndarray) -> np.ndarray:
@@ -121,4 +121,6 @@ def reciprocal(scales: np.ndarray) -> np.ndarray:
 
 def nearest(values: np.ndarray, levels: int) -> np.ndarray:
     """The closest code, uint8, halves away from zero as in C's ``roundf``."""
-    return np.clip(np.floor(values + np.float32(0.5)), 0, levels).astype(np.uint8)
+    moved = values + np.float32(0.5)
+    # What is above zero is cut to a whole number as it becomes an integer.
+    return np.clip(moved, 0, levels, out=moved).astype(np.uint8)

@@ -6,16 +6,41 @@ The choice of scale and zero point is that of ONNX Runtime's own 4-bit quantizer
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from quantize.rounding.blocks import BlockCodes, Grid, cut_into_blocks, nearest, reciprocal
 
+AT_ONCE = 1 << 18
+"""Weights rounded at a time."""
+
 
 def round_to_nearest(weight: np.ndarray, block: int, symmetric: bool, bits: int = 4) -> BlockCodes:
     """Quantize a (K, N) float weight in blocks along K."""
-    blocks = cut_into_blocks(np.asarray(weight, np.float32), block)
-    grid = extremes_grid(blocks, symmetric, bits)
-    return BlockCodes(grid, grid.codes(blocks), weight.shape[0])
+    weight = np.asarray(weight, np.float32)
+    rows, columns = weight.shape
+    # Few columns at a time, so that all that is made of them stays in a core's cache.
+    step = max(1, AT_ONCE // max(rows, 1))
+
+    def rounded(start: int) -> tuple[Grid, np.ndarray]:
+        blocks = cut_into_blocks(weight[:, start : start + step], block)
+        grid = extremes_grid(blocks, symmetric, bits)
+        return grid, grid.codes(blocks)
+
+    starts = range(0, max(columns, 1), step)
+    # NumPy lets go of Python's lock while it computes.
+    with ThreadPoolExecutor(min(len(starts), len(os.sched_getaffinity(0)))) as pool:
+        grids, codes = zip(*pool.map(rounded, starts), strict=True)
+    zeros = [grid.zeros for grid in grids if grid.zeros is not None]
+    grid = Grid(
+        bits,
+        block,
+        np.concatenate([grid.scales for grid in grids]),
+        np.concatenate(zeros) if zeros else None,
+    )
+    return BlockCodes(grid, np.concatenate(codes), rows)
 
 
 def extremes_grid(blocks: np.ndarray, symmetric: bool, bits: int) -> Grid:
@@ -27,8 +52,12 @@ def extremes_grid(blocks: np.ndarray, symmetric: bool, bits: int) -> Grid:
     """
     levels, block = (1 << bits) - 1, blocks.shape[-1]
     if symmetric:
-        places = np.abs(blocks).argmax(axis=-1, keepdims=True)
-        largest = np.take_along_axis(blocks, places, axis=-1)[..., 0]
+        low, high = blocks.min(-1), blocks.max(-1)
+        largest = np.where(high > -low, high, low)
+        if (both := high == -low).any():
+            # Of two that lie equally far from zero, the first one.
+            places = np.abs(blocks[both]).argmax(axis=-1, keepdims=True)
+            largest[both] = np.take_along_axis(blocks[both], places, axis=-1)[..., 0]
         return Grid(bits, block, largest / np.float32(-(1 << (bits - 1))), None)
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
     scales = (high - low) / np.float32(levels)
