@@ -52,6 +52,8 @@ class GateReport:
     findings: Sequence[Finding]
     facts: Mapping[str, Any]
     """The gate's settings, the environment, and what it took."""
+    ungated: Sequence[str] = ()
+    """What no finding is about although a reader of a pass may think so."""
 
     @property
     def outcome(self) -> Outcome:
@@ -64,11 +66,12 @@ class GateReport:
         return EXIT_CODES[self.outcome]
 
     def lines(self) -> list[str]:
-        """One line a rule, the worst last, and the verdict."""
+        """What was not gated, one line a rule, the worst last, and the verdict."""
         width = max((len(f.metric) for f in self.findings), default=0)
         ordered = sorted(self.findings, key=lambda f: -WORST.index(f.outcome))
         told = [f"{SIGNS[f.outcome]:12} {f.metric:{width}}  {f.cell}: {f.seen}" for f in ordered]
-        return [*told, f"{SIGNS[self.outcome]}: {self.summary()}"]
+        ungated = [f"{'NOT GATED':12} {each}" for each in self.ungated]
+        return [*ungated, *told, f"{SIGNS[self.outcome]}: {self.summary()}"]
 
     def summary(self) -> str:
         counts = [
@@ -100,6 +103,7 @@ class GateReport:
             "outcome": self.outcome,
             "exit_code": self.exit_code,
             "findings": [asdict(finding) for finding in self.findings],
+            "ungated": list(self.ungated),
             **self.facts,
         }
         (folder / "gate.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
@@ -132,7 +136,9 @@ class GateReport:
         ]
         head = ["| | rule | cell | found |", "|---|---|---|---|"]
         title = f"## {SIGNS[self.outcome]}: {_cell(self.summary())}"
-        return "\n".join([title, "", *(head if rows else []), *rows, ""])
+        ungated = [f"- Not gated: {_cell(each)}" for each in self.ungated]
+        table = [*(head if rows else []), *rows, ""]
+        return "\n".join([title, "", *table, *([*ungated, ""] if ungated else [])])
 
 
 def _printable(text: str) -> str:

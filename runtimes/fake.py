@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,6 +60,9 @@ class Behaviour:
     ] = "none"
     fault_at: int = 0
     """First call that shows the fault; it is lasting."""
+    misled: float = 0.0
+    """Share of the examples that are answered upside down, whatever their batch or process: an
+    accuracy that is known."""
     leak_bytes: int = 1 << 20
     """What each call keeps under the fault ``leak``."""
     spins: bool = False
@@ -102,6 +106,9 @@ class FakeSession:
     def run(self, feeds: Feeds) -> Outputs:
         faulty = self._behave()
         outputs = expected_outputs(self._signature, feeds)
+        if self._behaviour.misled:
+            turned = misled(feeds, self._behaviour.misled)
+            outputs = {name: _turned(array, turned) for name, array in outputs.items()}
         if faulty == "nan":
             return {name: _spoiled(array, np.nan) for name, array in outputs.items()}
         if faulty == "wrong":
@@ -189,6 +196,23 @@ def expected_outputs(signature: Signature, feeds: Feeds) -> Outputs:
         if isinstance(axis, str)
     }
     return {spec.name: _ramp(spec, sizes) for spec in signature.outputs}
+
+
+def misled(feeds: Feeds, share: float) -> np.ndarray:
+    """bool ``(batch,)``: the examples that a fake is wrong on, by the checksum of the first input's
+    row, trailing zeros (padding) aside."""
+    rows = next(iter(feeds.values()))
+    sums = [zlib.crc32(np.trim_zeros(row.ravel(), "b").tobytes()) for row in rows]
+    return np.array(sums) < share * 2**32
+
+
+def _turned(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``array`` with the last axis reversed in these of its rows."""
+    if array.ndim < 2 or len(array) != len(rows):
+        return array
+    turned = array.copy()
+    turned[rows] = array[rows][..., ::-1]
+    return turned
 
 
 def _ramp(spec: TensorSpec, sizes: Mapping[str, int]) -> np.ndarray:

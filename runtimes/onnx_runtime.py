@@ -20,7 +20,7 @@ from compile.signature import Feeds, Signature
 from runtimes import memory
 from runtimes.distributions import installed
 from runtimes.manifest import read_signature
-from runtimes.onnx_proof import Arena, onnx_proof, profiled
+from runtimes.onnx_proof import Arena, Profile, onnx_proof, profiled
 from runtimes.options import parse
 from runtimes.session import (
     Availability,
@@ -190,19 +190,19 @@ class OnnxRuntimeSession:
         """What a profiled call in a second session reports, node by node."""
         if self._last is None:
             raise RuntimeError("proof is asked after at least one run")
-        profile = profiled(self._open, self._session_options(), self._last, self._provider)
-        self._arenas[_shapes(self._last)] = profile.arena
-        return onnx_proof(profile.nodes, self._provider, self._path)
+        return onnx_proof(self._profile(self._last).nodes, self._provider, self._path)
 
     def memory(self, feeds: Feeds) -> MemoryBreakdown:
         """Of the process, and of the arena where ``proof`` was asked for calls of these shapes:
         ONNX Runtime tells its arena's statistics in a profile only. On a GPU the arena is the
-        allocator."""
+        allocator, without which nothing would be known: there a call is profiled for it."""
         peak_known = memory.reset_peak()
         outputs = self.run(feeds)
         breakdown = memory.cpu_breakdown(
             memory.onnx_bytes(self._path), peak_known, [*feeds.values(), *outputs.values()]
         )
+        if self._on_device and _shapes(feeds) not in self._arenas:
+            self._profile(feeds)
         arena = self._arenas.get(_shapes(feeds))
         if self._on_device:
             breakdown = replace(
@@ -217,6 +217,11 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         del self._session
+
+    def _profile(self, feeds: Feeds) -> Profile:
+        profile = profiled(self._open, self._session_options(), feeds, self._provider)
+        self._arenas[_shapes(feeds)] = profile.arena
+        return profile
 
     @property
     def _on_device(self) -> bool:

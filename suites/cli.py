@@ -33,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"assay: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("assay: interrupted; --resume goes on from the finished cells", file=sys.stderr)
+        goes_on = "; --resume goes on from the finished cells" if hasattr(options, "resume") else ""
+        print(f"assay: interrupted{goes_on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `assay list | head`
         sys.stderr.close()

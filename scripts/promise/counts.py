@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.promise.gates import ALPHA, BETA, IGNORE, MARGIN, MAX_PAIRS, Kind
+from scripts.promise.gates import ALPHA, BETA, IGNORE, MARGIN, MAX_GROWTH, MAX_PAIRS, Kind
 from suites.gate.verdict import PairedVerdict, fast_enough_evidence, slower_evidence
 
 REPLAYS = 2000
@@ -46,6 +46,7 @@ def show(gates: Sequence[dict[str, Any]], replays: int = REPLAYS) -> str:
     same = [cell for each in gates if not each["slow_down"] for cell in each["cells"]]
     if not same:
         return "\n".join(lines)
+    lines += _peaks([cell for cell in same if "peak_bytes" in cell])
     pooled = np.concatenate([cell["differences"] for cell in same])
     medians = np.array([np.median(cell["differences"]) for cell in same])
     # A pair of processes that serves several comparisons has several first calls to make.
@@ -77,6 +78,25 @@ def show(gates: Sequence[dict[str, Any]], replays: int = REPLAYS) -> str:
             told = [f"{count} ({count / replays:.2%})" for count in alarms]
             lines.append(f"| {slow_down:.0%} | {comparisons} | {' | '.join(told)} |")
     return "\n".join(lines)
+
+
+def _peaks(same: Sequence[dict[str, Any]]) -> list[str]:
+    """How much the peaks of one build differ, between pairs and between what a rule looks at."""
+    if not same:
+        return []
+    pairs = np.array([cell["peak_bytes"] for cell in same], np.float64)
+    one = pairs[..., 0] / pairs[..., 1] - 1
+    candidate, baseline = np.median(pairs, axis=1).T
+    medians = candidate / baseline - 1
+    outcomes = [cell["peak_outcome"] for cell in same]
+    return [
+        "",
+        f"Peak memory of {len(same)} comparisons without a slow-down: a pair's growth is "
+        f"{one.min():+.1%} to {one.max():+.1%}, that of the medians of {pairs.shape[1]} pairs "
+        f"{medians.min():+.1%} to {medians.max():+.1%}. Held to {MAX_GROWTH:.0%}: "
+        f"{outcomes.count('pass')} pass, {outcomes.count('inconclusive')} are inconclusive, "
+        f"{outcomes.count('regressed')} regressed.",
+    ]
 
 
 def replayed(

@@ -22,6 +22,8 @@ from suites.gate.run import gate
 
 MAX_PAIRS = 60
 ALPHA, BETA, IGNORE, MARGIN = 0.01, 0.05, 0.01, 0.05
+MAX_GROWTH = 0.10
+"""Of peak memory, as in the rules that hold where none are written."""
 SUITE = f"""
 [matrix]
 model = ["encoder"]
@@ -41,6 +43,9 @@ max_pairs = {MAX_PAIRS}
 metric = "latency"
 ignore = {IGNORE}
 margin = {MARGIN}
+[[gate.rules]]
+metric = "memory_peak"
+max_growth = {MAX_GROWTH}
 """
 EXCLUDED = """
 [[exclude]]
@@ -92,16 +97,19 @@ def run(file: Path, gates: int, kind: Kind) -> None:
         for number in range(done, gates):
             report = gate(str(path), kept, slow_down=kind.slow_down, console=quiet)
             found = [f for f in report.findings if f.metric == "latency"]
-            if len(found) != kind.comparisons:
+            peaks = {f.cell: f for f in report.findings if f.metric == "memory_peak"}
+            if len(found) != kind.comparisons or len(peaks) != kind.comparisons:
                 raise SystemExit("\n".join(report.lines()))
             with file.open("a") as out:
-                out.write(json.dumps(_entry(report, found, kind)) + "\n")
+                out.write(json.dumps(_entry(report, found, peaks, kind)) + "\n")
             told = [f"{f.outcome} in {len(f.facts['differences'])}" for f in found]
             seconds = report.facts["seconds"]
             print(f"{number + 1}/{gates} {seconds:.0f} s: {', '.join(told)}", flush=True)
 
 
-def _entry(report: GateReport, found: Sequence[Finding], kind: Kind) -> dict[str, Any]:
+def _entry(
+    report: GateReport, found: Sequence[Finding], peaks: Mapping[str, Finding], kind: Kind
+) -> dict[str, Any]:
     return {
         "when": time.strftime("%Y-%m-%d %H:%M:%S"),
         **asdict(kind),
@@ -115,6 +123,8 @@ def _entry(report: GateReport, found: Sequence[Finding], kind: Kind) -> dict[str
                 "others_cores": f.facts["others_cores"],
                 "timed_s": round(f.facts["timed_s"], 3),
                 "pair_own_s": round(f.facts["pair_own_s"], 3),
+                "peak_outcome": peaks[f.cell].outcome,
+                "peak_bytes": peaks[f.cell].facts["pairs"],
             }
             for f in found
         ],

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from compile.artifact import Artifact
 from compile.signature import Feeds
 from runtimes.session import MemoryBreakdown
@@ -110,7 +108,7 @@ class Contest:
                     self.samples.setdefault(workload, []).append(sample)
                     verdict.add(sample.difference)
                 if reads_memory:
-                    self._read_memory(candidate, baseline, workload)
+                    self._read_memory(candidate, baseline, candidate_first, workload)
             self.pairs += 1
         finally:
             for session in order:
@@ -140,24 +138,26 @@ class Contest:
                 compare(outputs, outputs)  # raises Incorrect for what is not finite
             session.worker.prepare(feeds, slow_down=side.slow_down)
         if not self.pairs:
-            self.unlike = _unlike(candidate, baseline)
+            self.unlike = self.unlike or _unlike(candidate, baseline)
 
-    def _read_memory(self, candidate: LiveSession, baseline: LiveSession, workload: str) -> None:
-        read = (
-            candidate.worker.memory(self.candidate.feeds[workload]),
-            baseline.worker.memory(self.baseline.feeds[workload]),
-        )
-        self.memory.setdefault(workload, []).append(read)
+    def _read_memory(
+        self, candidate: LiveSession, baseline: LiveSession, candidate_first: bool, workload: str
+    ) -> None:
+        sides = [(candidate, self.candidate), (baseline, self.baseline)]
+        read = {
+            side is self.candidate: session.worker.memory(side.feeds[workload])
+            for session, side in (sides if candidate_first else reversed(sides))
+        }
+        self.memory.setdefault(workload, []).append((read[True], read[False]))
 
-    def memory_of(self, workload: str, quantity: str) -> tuple[float, float] | None:
-        """Candidate's and baseline's median bytes; None where a runtime does not tell."""
+    def memory_of(self, workload: str, quantity: str) -> list[tuple[int, int]] | None:
+        """Candidate's and baseline's bytes, pair by pair; None where a runtime does not tell."""
         read = [
             (getattr(a, quantity), getattr(b, quantity)) for a, b in self.memory.get(workload, [])
         ]
         if not read or any(value is None for pair in read for value in pair):
             return None
-        mine, theirs = np.median(np.array(read, np.float64), axis=0)
-        return float(mine), float(theirs)
+        return read
 
 
 def until_decided(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ class Judge:
         self._table = table
         self.findings: list[Finding] = []
         self._changed_data: dict[str, str] = {}
+        self._ungated: Counter[tuple[str, str]] = Counter()
 
     # Before anything is measured: what cannot be compared is never passed in silence.
 
@@ -70,13 +72,15 @@ class Judge:
         )
 
     def data(self, model: str, now: str | None, kept: str | None) -> None:
-        """A data set that changed makes two accuracies incomparable, and so does a missing one."""
+        """A data set that changed makes two accuracies incomparable, and so does a missing one. It
+        is told whatever the rules are: what is calibrated on other data is another candidate."""
         if now != kept:
             self._changed_data[model] = (
                 "the task's data is not what it was when the baseline was kept"
                 if now and kept
                 else "the model had a task then or has one now, not both"
             )
+            self._find(model, "data", "inconclusive", self._changed_data[model])
 
     def failed(self, cells: Sequence[Cell], error: Exception) -> None:
         """Whatever ended a candidate, or its baseline, before it could be compared."""
@@ -89,9 +93,9 @@ class Judge:
     def accuracy(
         self, contest: Contest, task: Task, candidate: Scored | Exception, base: Scored | Exception
     ) -> None:
+        """Of a contest that has a rule of accuracy."""
         rule = self._accuracy_rule(contest)
-        if rule is None:
-            return
+        assert rule is not None
         for found in (candidate, base):
             if isinstance(found, Exception):
                 self._find(contest.key.label, "accuracy", "failed", rows.failure(found)["reason"])
@@ -118,10 +122,26 @@ class Judge:
         """The accuracy of a model that has no task. The rules that hold where none are written
         leave it out; a rule that was written, or a task that was there once, does not pass."""
         changed = self._changed_data.get(contest.key.model)
-        written = "rules" in self._table.model_fields_set
-        if self._accuracy_rule(contest) is not None and (changed or written):
+        if changed or "rules" in self._table.model_fields_set:
             reason = changed or "the model has no task, so that nothing can be said of its accuracy"
             self._find(contest.key.label, "accuracy", "inconclusive", reason)
+        else:
+            self._ungated[contest.key.model, "the model has no task"] += 1
+
+    def gates_accuracy(self, contest: Contest) -> bool:
+        """Whether a rule asks for it. Where none does, the gate will say so."""
+        asked = self._accuracy_rule(contest) is not None
+        if not asked:
+            self._ungated[contest.key.model, "no rule asks for it"] += 1
+        return asked
+
+    @property
+    def ungated(self) -> list[str]:
+        """What this gate says nothing of, for whoever reads a pass."""
+        return [
+            f"accuracy of {builds} {'build' if builds == 1 else 'builds'} of {model}: {reason}"
+            for (model, reason), builds in self._ungated.items()
+        ]
 
     def size(self, contest: Contest) -> None:
         rules = self._rules_of(contest, "size")
@@ -130,7 +150,7 @@ class Judge:
                 contest.key.label,
                 "size",
                 min((r for r in rules if isinstance(r, GrowthRule)), key=lambda r: r.max_growth),
-                (contest.candidate.artifact.bytes, contest.baseline.artifact.bytes),
+                [(contest.candidate.artifact.bytes, contest.baseline.artifact.bytes)],
             )
 
     def _accuracy_rule(self, contest: Contest) -> AccuracyRule | None:
@@ -153,6 +173,9 @@ class Judge:
             self.failed(list(contest.cells.values()), contest.failure)
             return
         for workload, cell in contest.cells.items():
+            if contest.unlike:
+                told = f"the fairness contracts differ: {contest.unlike}"
+                self._find(cell.label, "contract", "inconclusive", told)
             if (verdict := contest.verdicts.get(workload)) is not None:
                 self._latency(contest, cell, verdict)
             for metric, quantity in MEMORY.items():
@@ -203,22 +226,26 @@ class Judge:
         )
 
     def _growth(
-        self, label: str, metric: str, rule: GrowthRule, sizes: tuple[float, float] | None
+        self, label: str, metric: str, rule: GrowthRule, pairs: Sequence[tuple[int, int]] | None
     ) -> None:
-        if sizes is None:
+        """By the medians of both sides. Processes of one build may differ, so that a growth which
+        some pairs do not show is no regression, and no pass."""
+        if pairs is None:
             self._find(label, metric, "inconclusive", "this runtime does not tell")
             return
-        mine, theirs = sizes
-        # From nothing, any growth is infinite; nothing to nothing is none.
-        growth = mine / theirs - 1 if theirs else math.inf if mine else 0.0
+        mine, theirs = (float(np.median(side)) for side in zip(*pairs, strict=True))
+        growth = _growth_of(mine, theirs)
+        grown = sum(_growth_of(*pair) > rule.max_growth for pair in pairs)
         outcome: Outcome = "pass" if growth <= rule.max_growth else "regressed"
         seen = (
             f"{growth:+.1%} ({theirs / 2**20:,.2f} -> {mine / 2**20:,.2f} MiB) where "
             f"{rule.max_growth:+.1%} is allowed"
         )
-        self._find(
-            label, metric, outcome, seen, {"candidate_bytes": mine, "baseline_bytes": theirs}
-        )
+        if outcome == "regressed" and grown < len(pairs):
+            outcome = "inconclusive"
+            seen += f"; {grown} of {len(pairs)} pairs grew by more"
+        facts = {"candidate_bytes": mine, "baseline_bytes": theirs, "pairs": [*map(list, pairs)]}
+        self._find(label, metric, outcome, seen, facts)
 
     def _find(
         self,
@@ -229,6 +256,11 @@ class Judge:
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.findings.append(Finding(cell, metric, outcome, seen, dict(facts or {})))
+
+
+def _growth_of(mine: float, theirs: float) -> float:
+    """From nothing, any growth is infinite; nothing to nothing is none."""
+    return mine / theirs - 1 if theirs else math.inf if mine else 0.0
 
 
 def _median_ms(blocks: Sequence[np.ndarray]) -> float | None:

@@ -61,7 +61,8 @@ class AccuracyRule(_Rule):
 
 
 class GrowthRule(_Rule):
-    """A plain threshold on a quantity that does not depend on how busy the machine is."""
+    """A plain threshold, which has no part in ``alpha``: bytes on disk are exact, and bytes in
+    memory differ somewhat from process to process (counted in docs/evidence/gate.md)."""
 
     metric: Literal["size", "memory_peak", "memory_waste"]
     max_growth: Annotated[float, Field(ge=0)]

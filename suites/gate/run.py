@@ -112,7 +112,7 @@ def gate(
             "environment": site.environment,
         }
         named = against.baseline if isinstance(against, Recipes) else f"the baseline in {against}"
-        return GateReport(site.suite.name, str(named), judge.findings, facts)
+        return GateReport(site.suite.name, str(named), judge.findings, facts, judge.ungated)
 
 
 def _contests(
@@ -168,15 +168,16 @@ def _contests(
 
 
 def _judge_accuracy(bench: Bench, contests: Sequence[Contest], judge: Judge) -> None:
-    """Score both sides of every contest, and compare them example by example."""
+    """Score both sides of every contest with a rule of it, and compare them example by example."""
     task = bench.subject.task
+    asked = [contest for contest in contests if judge.gates_accuracy(contest)]
     if task is None:
-        for contest in contests:
+        for contest in asked:
             judge.without_task(contest)
         return
-    sessions = [side.begin() for c in contests for side in (c.candidate, c.baseline)]
+    sessions = [side.begin() for c in asked for side in (c.candidate, c.baseline)]
     scored: list[Scored | Exception] = [found for found, _ in bench.scores(sessions)]
-    for number, contest in enumerate(contests):
+    for number, contest in enumerate(asked):
         judge.accuracy(contest, task, scored[2 * number], scored[2 * number + 1])
 
 

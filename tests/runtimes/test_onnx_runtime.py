@@ -205,6 +205,27 @@ def test_memory_tells_the_arena_once_a_call_of_these_shapes_was_profiled(
     assert worker.memory(small).arena_reserved_bytes is None
 
 
+def test_memory_of_a_device_is_its_arenas_whether_or_not_a_proof_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, linear_folder: Path, linear_signature: Signature
+) -> None:
+    """A gate asks for no proof, and holds the peak to a rule all the same."""
+    asked: list[int] = []
+
+    def profiled(*arguments: object) -> onnx_proof.Profile:
+        asked.append(1)
+        return onnx_proof.Profile([], onnx_proof.Arena(reserved=7000, in_use=5000, peak=6000))
+
+    session = OnnxRuntimeCpu().open(str(linear_folder), SessionOptions())
+    monkeypatch.setattr(OnnxRuntimeSession, "_on_device", True)
+    monkeypatch.setattr(onnx_runtime, "profiled", profiled)
+    feeds = linear_signature.feeds({"batch": 2})
+    for _ in range(2):
+        found = session.memory(feeds)
+        assert (found.peak_bytes, found.reserved_bytes, found.in_use_bytes) == (6000, 7000, 5000)
+        assert found.waste_bytes == 2000
+    assert len(asked) == 1
+
+
 def test_open_raises_input_error_when_the_graph_has_other_inputs_than_its_manifest(
     start: Callable[..., Worker], linear_folder: Path
 ) -> None:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import suites.gate.run
 import suites.run
 from suites.cli import main
 
@@ -54,3 +55,17 @@ def test_an_operator_of_the_users_own_is_one_line_and_exit_code_2(
         assert f"{path} cannot be run" in line
         assert "com.acme:Frobnicate is not a registered function/op" in line
         assert "home" not in line
+
+
+def test_an_interrupted_command_names_a_way_on_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suites.run, "run", interrupted)
+    monkeypatch.setattr(suites.gate.run, "gate", interrupted)
+    assert main(["run", "bert", "--out", str(tmp_path / "out")]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    assert main(["gate", "release", "--baseline", "b", "--out", str(tmp_path / "gate")]) == 130
+    assert capsys.readouterr().err == "assay: interrupted\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -269,6 +270,16 @@ def test_every_form_tells_the_same(tmp_path: Path) -> None:
     assert "m\\<b\\>\\|/r" in text
     assert found.lines()[-1].startswith("REGRESSED")
     assert len(found.lines()) == 5
+
+
+def test_what_is_not_gated_is_told_in_every_form(tmp_path: Path) -> None:
+    found = replace(report("pass"), ungated=["accuracy of 1 build of m|n: no task"])
+    assert found.lines()[0] == "NOT GATED    accuracy of 1 build of m|n: no task"
+    assert found.lines()[-1] == "PASS: s against fp32: 1 passed"
+    found.write(tmp_path)
+    assert json.loads((tmp_path / "gate.json").read_text())["ungated"] == [*found.ungated]
+    text = (tmp_path / "summary.md").read_text()
+    assert text.endswith("\n\n- Not gated: accuracy of 1 build of m\\|n: no task\n")
 
 
 def test_the_command_wants_exactly_one_thing_to_compare_with(capsys) -> None:

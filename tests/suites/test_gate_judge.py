@@ -11,6 +11,7 @@ import pytest
 
 from compile.errors import Incorrect
 from reports.gate import Finding, GateReport
+from runtimes.session import MemoryBreakdown
 from suites.blocks import SessionKey
 from suites.cell import Cell
 from suites.gate.contest import Contest
@@ -63,9 +64,32 @@ def test_unlike_contracts_are_never_a_verdict() -> None:
     for series in (SAME, SLOWER):
         told = contest({"one": series})
         told.unlike = "threads 2 -> 1"
-        (found,) = judged(Judge(table(LATENCY)), told).values()
-        assert found.outcome == "inconclusive"
-        assert "threads 2 -> 1" in found.seen
+        latency = judged(Judge(table(LATENCY)), told)[cell("one").label, "latency"]
+        assert latency.outcome == "inconclusive"
+        assert "threads 2 -> 1" in latency.seen
+
+
+def test_unlike_contracts_do_not_pass_where_nothing_but_bytes_has_a_rule() -> None:
+    told = contest({"one": SAME, "two": SAME})
+    told.unlike, told.verdicts = "precision 'f32' -> 'tf32'", {}
+    judge = Judge(table({"metric": "size", "max_growth": 0.02}))
+    found = judged(judge, told)
+    assert found[told.key.label, "size"].outcome == "pass"
+    contracts = [f for f in judge.findings if f.metric == "contract"]
+    assert [f.cell for f in contracts] == [cell("one").label, cell("two").label]
+    assert {f.outcome for f in contracts} == {"inconclusive"}
+    assert "'f32' -> 'tf32'" in contracts[0].seen
+    assert GateReport("s", "b", judge.findings, {}).exit_code == 3
+
+
+def test_changed_data_do_not_pass_where_nothing_but_bytes_has_a_rule() -> None:
+    judge = Judge(table({"metric": "size", "max_growth": 0.02}))
+    judge.data("m", "now", "then")
+    judge.data("other", "same", "same")
+    judged(judge, contest({"one": SAME}))
+    (told,) = [f for f in judge.findings if f.outcome != "pass"]
+    assert (told.cell, told.metric, told.outcome) == ("m", "data", "inconclusive")
+    assert GateReport("s", "b", judge.findings, {}).exit_code == 3
 
 
 def test_a_regression_that_was_seen_is_not_taken_back_by_a_later_crash() -> None:
@@ -102,6 +126,29 @@ def test_memory_that_a_runtime_does_not_tell_is_inconclusive() -> None:
     rule = {"metric": "memory_peak", "max_growth": 0.1}
     (found,) = found_of(Judge(table(rule)), contest({"one": SAME}), "memory_peak")
     assert found.outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "outcome"),
+    [
+        ([(109, 100), (100, 100), (150, 100)], "pass"),
+        ([(112, 100), (111, 100), (115, 100)], "regressed"),
+        # Both sides differ between processes: it may have grown, or that may be chance.
+        ([(112, 100), (112, 110), (112, 100)], "inconclusive"),
+        ([(0, 0), (0, 0), (0, 0)], "pass"),
+        ([(1, 0), (1, 0), (1, 0)], "regressed"),
+    ],
+)
+def test_memory_regresses_when_every_pair_shows_it(pairs, outcome: str) -> None:
+    told = contest({"one": SAME})
+    told.memory["one"] = [
+        (MemoryBreakdown(peak_bytes=mine), MemoryBreakdown(peak_bytes=theirs))
+        for mine, theirs in pairs
+    ]
+    rule = {"metric": "memory_peak", "max_growth": 0.1}
+    (found,) = found_of(Judge(table(rule)), told, "memory_peak")
+    assert found.outcome == outcome
+    assert found.facts["pairs"] == [list(pair) for pair in pairs]
 
 
 @dataclass
@@ -154,8 +201,11 @@ def test_accuracy_on_data_that_changed_is_inconclusive() -> None:
     judge = Judge(table(ACCURACY))
     judge.data("m", "now", "then")
     judge.accuracy(contest({"one": SAME}), Task(0.0, 0.0), scored("new"), scored("old"))  # type: ignore[arg-type]
-    assert [f.outcome for f in judge.findings] == ["inconclusive"]
-    assert "is not what it was" in judge.findings[0].seen
+    assert [(f.metric, f.outcome) for f in judge.findings] == [
+        ("data", "inconclusive"),
+        ("accuracy", "inconclusive"),
+    ]
+    assert "is not what it was" in judge.findings[1].seen
 
 
 def test_accuracy_of_a_side_that_could_not_be_scored_failed() -> None:
@@ -169,16 +219,27 @@ def test_accuracy_of_a_model_without_a_task_is_not_passed_over() -> None:
     written.without_task(contest({"one": SAME}))
     kept.data("m", None, "then")
     kept.without_task(contest({"one": SAME}))
-    assert [f.outcome for f in (*written.findings, *kept.findings)] == ["inconclusive"] * 2
-    assert "no task" in written.findings[0].seen
-    assert "had a task then" in kept.findings[0].seen
+    (no_task,), (data, accuracy) = written.findings, kept.findings
+    assert {f.outcome for f in (no_task, data, accuracy)} == {"inconclusive"}
+    assert "no task" in no_task.seen
+    assert "had a task then" in accuracy.seen
 
 
-def test_the_rules_that_nobody_wrote_ask_no_accuracy_of_a_model_without_a_task() -> None:
+def test_the_rules_that_nobody_wrote_ask_no_accuracy_of_a_model_without_a_task_and_say_so() -> None:
     judge = Judge(table())
     judge.data("m", None, None)
-    judge.without_task(contest({"one": SAME}))
+    for _ in range(2):
+        told = contest({"one": SAME})
+        assert judge.gates_accuracy(told)
+        judge.without_task(told)
     assert judge.findings == []
+    assert judge.ungated == ["accuracy of 2 builds of m: the model has no task"]
+
+
+def test_accuracy_that_no_rule_asks_for_is_told() -> None:
+    judge = Judge(table(LATENCY))
+    assert not judge.gates_accuracy(contest({"one": SAME}))
+    assert judge.ungated == ["accuracy of 1 build of m: no rule asks for it"]
 
 
 def test_what_others_did_is_told_where_nothing_could_be_decided() -> None:

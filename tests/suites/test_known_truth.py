@@ -43,6 +43,14 @@ FAKES = {
     "crashing": Behaviour(latency_ms=4, fault="crash", fault_at=8),
     "hanging": Behaviour(latency_ms=4, fault="hang", fault_at=8),
 }
+QUANTILES = {
+    "constant": ["latency_p50_ms"],
+    "bimodal": ["latency_p50_ms", "latency_p90_ms"],
+    "spiky": ["latency_p50_ms", "latency_p90_ms"],
+    "slow-warm-up": ["latency_p50_ms"],
+    "leaking": ["latency_p50_ms"],
+}
+VISITS = 4
 PLAN = MeasurePlan(first_look=60, min_seconds=0.1, max_seconds=0.7, max_warmup_s=0.6)
 
 ALONE = replace(PLAN, processes=1)
@@ -62,21 +70,39 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
         session = LiveSession(key, artifact, Tolerance(), entry, 1, folder / "logs")
         pairs.append((session, Cell("fake", name, "fake", "default", "two", "cpu")))
     truth = expected_outputs(SIGNATURE, feeds)
+    by_name: dict[str, Outcome] = {}
     try:
-        found = visit(
-            pairs,
-            workload,
-            {session.key: feeds for session, _ in pairs},
-            dict.fromkeys(FAKES, truth),
-            PLAN,
-            seed=3,
-            on_progress=lambda text, fraction: None,
-        )
-        together = visits.outcomes({each.cell: [each] for each in found}, ALONE)
-        yield {outcome.cell.recipe: outcome for outcome in together}
+        # A machine may be too restless for a quantile in one visit, and says so. In several it is
+        # not, or the loop cannot tell what it is there to tell.
+        for seed in range(VISITS):
+            again = [(s, cell) for s, cell in pairs if not _told(by_name.get(cell.recipe))]
+            if not again:
+                break
+            for session, _ in again:
+                session.abandon()  # the next visit's is a new one: warm-ups and leaks begin anew
+            found = visit(
+                again,
+                workload,
+                {session.key: feeds for session, _ in again},
+                dict.fromkeys(FAKES, truth),
+                PLAN,
+                seed,
+                on_progress=lambda text, fraction: None,
+            )
+            together = visits.outcomes({each.cell: [each] for each in found}, ALONE)
+            by_name |= {outcome.cell.recipe: outcome for outcome in together}
+        yield by_name
     finally:
         for session, _ in pairs:
             session.close()
+
+
+def _told(outcome: Outcome | None) -> bool:
+    """Whether a row has all that its fake is there to show."""
+    if outcome is None:
+        return False
+    wanted = QUANTILES.get(outcome.cell.recipe, ())
+    return all(outcome.columns.get(name) is not None for name in wanted)
 
 
 def row(outcomes: dict[str, Outcome], name: str) -> dict[str, Any]:
@@ -91,15 +117,10 @@ def kept(outcomes: dict[str, Outcome], name: str) -> np.ndarray:
     return samples["latency_ns"][samples["phase"] == "sample"] / 1e6
 
 
-def between(low: float, value: float | None, high: float) -> bool:
-    """Or not told at all: a machine may be too restless for a quantile."""
-    return value is None or low <= value <= high
-
-
 def test_constant_is_its_latency_and_does_not_grow(outcomes: dict[str, Outcome]) -> None:
     found = row(outcomes, "constant")
     assert (found["status"], found["contract_clock"]) == ("ok", "host")
-    assert between(4.0, found["latency_p50_ms"], 8.0)
+    assert 4.0 <= found["latency_p50_ms"] <= 8.0
     assert found["latency_min_ms"] >= 4.0
     assert 2 * 125 < found["throughput_samples_per_s"] <= 2 * 250
     assert abs(found["memory_growth_bytes_per_call"]) < LEAK / 10
@@ -108,8 +129,8 @@ def test_constant_is_its_latency_and_does_not_grow(outcomes: dict[str, Outcome])
 def test_bimodal_has_a_fast_median_and_a_slow_p90(outcomes: dict[str, Outcome]) -> None:
     found = row(outcomes, "bimodal")
     assert found["status"] == "ok"
-    assert between(2.0, found["latency_p50_ms"], 9.9)
-    assert between(10.0, found["latency_p90_ms"], 30.0)
+    assert 2.0 <= found["latency_p50_ms"] <= 9.9
+    assert 10.0 <= found["latency_p90_ms"] <= 30.0
     slow = np.mean(kept(outcomes, "bimodal") >= 10.0)
     assert 0.05 < slow < 0.6  # a quarter, of at least sixty
 
@@ -117,8 +138,8 @@ def test_bimodal_has_a_fast_median_and_a_slow_p90(outcomes: dict[str, Outcome]) 
 def test_spikes_are_in_the_p90_and_not_in_the_median(outcomes: dict[str, Outcome]) -> None:
     found = row(outcomes, "spiky")
     assert found["status"] == "ok"
-    assert between(2.0, found["latency_p50_ms"], 9.9)
-    assert between(10.0, found["latency_p90_ms"], 30.0)
+    assert 2.0 <= found["latency_p50_ms"] <= 9.9
+    assert 10.0 <= found["latency_p90_ms"] <= 30.0
     assert found["latency_min_ms"] < 10.0
 
 
@@ -140,7 +161,7 @@ def test_slow_warm_up_is_discarded_and_counted(outcomes: dict[str, Outcome]) -> 
     assert found["status"] == "ok"
     assert found["warmup_calls"] >= 12  # of the twenty; the last of them are hardly slower
     assert found["warmup_s"] >= 0.1
-    assert between(3.0, found["latency_p50_ms"], 6.0)
+    assert 3.0 <= found["latency_p50_ms"] <= 6.0
     samples = outcomes["slow-warm-up"].samples
     assert samples is not None
     assert samples["latency_ns"][:3].min() > 9e6  # kept in the samples, marked
