@@ -39,8 +39,10 @@ MEMORY: tuple[Column, ...] = (
         "memory_peak_bytes",
         "int",
         "bytes",
-        "Largest resident set of the worker during one call (on CUDA: largest use of the "
-        "allocator). Null under load, of which it would not be.",
+        "Largest resident set of the worker during one call. On CUDA the largest use of the "
+        "allocator instead: torch's during one call, ONNX Runtime's from the opening of a second "
+        "session to the end of its second call, loading included, so that the two are not to be "
+        "compared. Null under load, of which it would not be.",
     ),
     Column(
         "memory_open_peak_bytes",
@@ -62,7 +64,13 @@ MEMORY: tuple[Column, ...] = (
         "last, over their number: a leak. Negative where memory was given back. Less than a page "
         "(4 KiB) over all of the calls is not seen.",
     ),
-    Column("memory_reserved_bytes", "int", "bytes", "What the allocators hold after a call."),
+    Column(
+        "memory_reserved_bytes",
+        "int",
+        "bytes",
+        "What the allocators hold after a call: the C allocator, on CUDA torch's or the arena of a "
+        "second session of ONNX Runtime's.",
+    ),
     Column("memory_in_use_bytes", "int", "bytes", "What of it is handed out after a call."),
     Column("memory_waste_bytes", "int", "bytes", "memory_reserved_bytes - memory_in_use_bytes."),
     Column("memory_waste_ratio", "float", "", "memory_waste_bytes / memory_reserved_bytes."),
