@@ -1,7 +1,7 @@
 """Does Assay report what a bare loop takes? Its p50 over the bare loop's, interleaved in one run.
 
     python -m scripts.truth            # torch-eager and onnxruntime-cpu
-    python -m scripts.truth --sizes    # onnxruntime-cpu from a fraction of a millisecond to 200 ms
+    python -m scripts.truth --sizes    # onnxruntime-cpu from 0.2 to 200 ms
     python -m scripts.truth --device cuda:0 [--runtime torch-eager]
 
 For a small encoder at several sizes (batch x sequence) a worker and two bare loops
@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+import transformers
 
 from compile.artifact import Artifact, Kind, Store
 from compile.signature import Signature, TensorSpec
@@ -43,7 +45,7 @@ ROUNDS = 8
 """Of each trio."""
 SECONDS = 0.25
 TWO_SIZES = ((1, 128), (8, 128))
-MANY_SIZES = ((1, 1), (1, 16), (1, 64), (2, 128), (8, 128), (40, 128))
+MANY_SIZES = ((1, 1), (1, 16), (1, 64), (2, 128), (8, 128), (56, 128))
 GPU_SIZES = ((1, 128), (256, 128), (2048, 128))
 EMPTY_CALLS = 100_000
 
@@ -60,7 +62,12 @@ class Turns:
 
 
 def compare(
-    artifact: Artifact, runtime: str, size: tuple[int, int], options: SessionOptions, logs: Path
+    artifact: Artifact,
+    model: str,
+    runtime: str,
+    size: tuple[int, int],
+    options: SessionOptions,
+    logs: Path,
 ) -> str:
     """One line: the medians of all three, and Assay's over each loop's. ``size`` is batch and
     sequence."""
@@ -70,7 +77,7 @@ def compare(
         for who in ("mine", "settled", "fresh")
     )
     return (
-        f"| {runtime} | {size[0]} x {size[1]} | {ours} "
+        f"| {model} | {runtime} | {size[0]} x {size[1]} | {ours} "
         f"| {theirs} | {_ratio([(t.mine, t.settled) for t in trios])} "
         f"| {freshly} | {_ratio([(t.mine, t.fresh) for t in trios])} "
         f"| {np.median([turn for trio in trios for turn in trio.faults]):,.0f} |"
@@ -112,6 +119,22 @@ def _trio(
     settled.end()
     fresh.end()
     return Turns(mine, settled.medians, fresh.medians, fresh.faults)
+
+
+def one_layer(folder: Path) -> ModelEntry:
+    """A BERT of one layer: one token takes it a fifth of a millisecond."""
+    config = transformers.BertConfig(
+        vocab_size=4096,
+        hidden_size=256,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        num_labels=4,
+    )
+    torch.manual_seed(0)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return ModelEntry(source=str(folder))
 
 
 def own_costs(folder: Path) -> str:
@@ -167,25 +190,32 @@ def main() -> None:
         kinds = {"onnxruntime-cpu": "onnx"}
         sizes = MANY_SIZES
     kinds = {name: kind for name, kind in kinds.items() if asked.runtime in (None, name)}
-    entry = ModelEntry(source="encoder-small", classes=4, train=False)
+    small = ModelEntry(source="encoder-small", classes=4, train=False)
     plain = Recipe(name="fp32")
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
         with Builder(Store.default(), logs / "builder.log", lambda text, done: None) as builder:
-            artifacts = {
-                runtime: builder.build(BuildRequest(entry, Path.cwd(), None, plain, kind))
+
+            def built(entry: ModelEntry, kind: Kind) -> Artifact:
+                return builder.build(BuildRequest(entry, Path.cwd(), None, plain, kind))
+
+            cases = [
+                (built(small, kind), "encoder-small", runtime, size)
                 for runtime, kind in kinds.items()
-            }
+                for size in sizes
+            ]
+            if asked.sizes:
+                shortest = built(one_layer(logs / "bert"), "onnx")
+                cases.insert(0, (shortest, "one layer", "onnxruntime-cpu", (1, 1)))
         print(
             f"{options.threads} threads, {TRIOS} trios of processes, {ROUNDS} rounds of "
             f"{SECONDS} s each, {time.strftime('%Y-%m-%d')}\n"
         )
-        titles = ["runtime", "size", "Assay, ms", "bare, ms", "ratio"]
+        titles = ["model", "runtime", "size", "Assay, ms", "bare, ms", "ratio"]
         print("|", " | ".join([*titles, "fresh bare, ms", "ratio", "its page faults a call"]), "|")
-        print("|---|---|---|---|---|---|---|---|")
-        for runtime, artifact in artifacts.items():
-            for size in sizes:
-                print(compare(artifact, runtime, size, options, logs), flush=True)
+        print("|---" * 9 + "|")
+        for artifact, model, runtime, size in cases:
+            print(compare(artifact, model, runtime, size, options, logs), flush=True)
         print("\n" + own_costs(logs / "fake"))
 
 
