@@ -27,6 +27,7 @@ from compile.ort_reason import ort_reason
 from compile.signature import Feeds
 from quantize.exclude import unmatched
 from quantize.linear import Selection
+from quantize.passes import Int4, Int8
 
 CHUNK = 1 << 20
 """Values that are widened to float64 at a time."""
@@ -108,14 +109,22 @@ def check_matched(name: str, selection: Selection) -> dict[str, Any]:
     }
 
 
-def check_exclude(name: str, patterns: Sequence[str], names: Sequence[str]) -> None:
-    """Each pattern of ``exclude`` matches something: a slip of the pen would quantize a layer
-    that was to be spared. ``names`` are all that could be excluded."""
+def check_patterns(asked: Int8 | Int4, names: Sequence[str]) -> None:
+    """Each pattern of ``layers`` and ``exclude`` matches something."""
+    check_exclude(asked.name, asked.layers, names, "layers")
+    check_exclude(asked.name, asked.exclude, names)
+
+
+def check_exclude(
+    name: str, patterns: Sequence[str], names: Sequence[str], key: str = "exclude"
+) -> None:
+    """Each pattern of ``exclude``, or of another key, matches something: a slip of the pen would
+    quantize a layer that was to be spared. ``names`` are all that could be excluded."""
     for pattern in unmatched(patterns, names):
         near = difflib.get_close_matches(pattern, names, n=1, cutoff=0) or ["none"]
         raise PassFailed(
             name,
-            f"exclude {pattern!r}",
+            f"{key} {pattern!r}",
             "a layer or weight that it matches",
             f"none among {len(names)} names, like {near[0]!r}",
         )

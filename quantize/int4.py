@@ -23,8 +23,8 @@ from quantize.audit import (
     PassFailed,
     audit_onnx,
     check_examples,
-    check_exclude,
     check_matched,
+    check_patterns,
     check_smaller,
     decibels,
     folder_bytes,
@@ -70,9 +70,11 @@ def make_int4(
     beside round-to-nearest's. Raises PassFailed for data with too few examples.
     """
     model = load_onnx(source.folder)
-    selection = linear_layers(model, asked.exclude)
-    tables = embedding_layers(model, asked.exclude) if asked.embeddings else Selection()
-    check_exclude(asked.name, asked.exclude, [*selection.names, *tables.names])
+    selection = linear_layers(model, asked.exclude, asked.layers)
+    tables = Selection()
+    if asked.embeddings:
+        tables = embedding_layers(model, asked.exclude, asked.layers)
+    check_patterns(asked, [*selection.names, *tables.names])
     facts = check_matched(asked.name, selection)
     fitting = [layer for layer in tables.layers if layer.shape[1] % asked.block == 0]
     facts |= {

@@ -32,8 +32,8 @@ from compile.signature import Feeds
 from quantize.audit import (
     audit_onnx,
     check_examples,
-    check_exclude,
     check_matched,
+    check_patterns,
     check_smaller,
     folder_bytes,
 )
@@ -66,9 +66,11 @@ def make_int8(
     and, where it calibrates, ``calibration_examples``. Raises PassFailed for data with too few.
     """
     model = load_onnx(source.folder)
-    selection = linear_layers(model, asked.exclude)
-    tables = embedding_layers(model, asked.exclude) if asked.embeddings else Selection()
-    check_exclude(asked.name, asked.exclude, [*selection.names, *tables.names])
+    selection = linear_layers(model, asked.exclude, asked.layers)
+    tables = Selection()
+    if asked.embeddings:
+        tables = embedding_layers(model, asked.exclude, asked.layers)
+    check_patterns(asked, [*selection.names, *tables.names])
     facts = check_matched(asked.name, selection)
     audited: Iterable[Feeds] = (feeds for _, feeds in parity_feeds(source.signature))
     ranges = None

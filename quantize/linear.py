@@ -20,6 +20,7 @@ from quantize.products import constant_products
 
 FLOATS = (TensorProto.FLOAT,)
 """Types that a weight may have before it is quantized."""
+NOT_ASKED = "not among the layers that are asked for"
 ANY_FLOAT = (*FLOATS, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -58,8 +59,11 @@ class Selection:
         return {layer.weight.name: layer.weight for layer in self.layers}
 
 
-def linear_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
-    """Every product with a constant, sorted by what can be done with it.
+def linear_layers(
+    model: ModelProto, exclude: Sequence[str] = (), only: Sequence[str] = ()
+) -> Selection:
+    """Every product with a constant, sorted by what can be done with it; those that no pattern of
+    ``only`` matches, where there are some, are left alone like the excluded ones.
 
     Missed, unless excluded, are those in any other form than a MatMul of the main graph by an
     initializer of two axes: another operator (a convolution, a recurrence, an Einsum), with the
@@ -75,6 +79,8 @@ def linear_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
         selection.names += product.names
         if pattern := matching(exclude, product.names):
             selection.excluded[name] = f"excluded by {pattern!r}"
+        elif only and not matching(only, product.names):
+            selection.excluded[name] = NOT_ASKED
         elif reason := product.why_not:
             selection.missed[name] = reason
         elif (tensor := constants[product.constants[0]]).data_type not in FLOATS:
@@ -87,7 +93,9 @@ def linear_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
     return selection
 
 
-def embedding_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selection:
+def embedding_layers(
+    model: ModelProto, exclude: Sequence[str] = (), only: Sequence[str] = ()
+) -> Selection:
     """Every ``Gather`` of rows of a constant float table (rows, width)."""
     constants = initializers(model)
     selection = Selection()
@@ -101,6 +109,8 @@ def embedding_layers(model: ModelProto, exclude: Sequence[str] = ()) -> Selectio
         selection.names += names
         if pattern := matching(exclude, names):
             selection.excluded[node.name] = f"excluded by {pattern!r}"
+        elif only and not matching(only, names):
+            selection.excluded[node.name] = NOT_ASKED
         else:
             selection.layers.append(Layer(node, table))
     return selection

@@ -339,6 +339,9 @@ class Int8(Pass):
     examples: int = Field(default=128, ge=1)
     """Examples of the calibration split, or all that it has; fewer than 16 (or than this, where
     it is less) are a failure of the pass."""
+    layers: Patterns = Field(default=(), strict=False)
+    """Those to take; all where nothing is said. ``int8`` and ``int4`` can follow one another in a
+    recipe where each says which are its own."""
     exclude: Patterns = Field(default=(), strict=False)
     embeddings: bool = False
     """Also store the tables of ``Gather`` in 8 bits."""
@@ -391,6 +394,9 @@ class Int4(Pass):
     """Of ``gptq``: share of the inputs' mean power that calibration is taken to have missed."""
     activation_order: bool = True
     """Of ``gptq``: inputs of the largest power are rounded first."""
+    layers: Patterns = Field(default=(), strict=False)
+    """Those to take; all where nothing is said. ``int8`` and ``int4`` can follow one another in a
+    recipe where each says which are its own."""
     exclude: Patterns = Field(default=(), strict=False)
     embeddings: bool = False
     """Also store the tables of ``Gather`` in 4 bits."""

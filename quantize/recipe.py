@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compile.errors import InputError
-from quantize.passes import PASSES, Awq, Distill, Pass, Prune, PruneStructured, Smooth
+from quantize.passes import PASSES, Awq, Distill, Int4, Int8, Pass, Prune, PruneStructured, Smooth
 
 SHIPPED = Path(__file__).parent / "recipes"
 PLAIN = {
@@ -146,16 +146,28 @@ def _pass(entry: Any, where: str) -> Pass:
 
 def _check_order(passes: tuple[Pass, ...], where: str) -> None:
     for earlier, later in itertools.pairwise(passes):
-        if earlier.rank >= later.rank:
+        if earlier.rank >= later.rank and not _share_layers(earlier, later):
             raise InputError(
                 f"{where}: {later.name!r} cannot come after {earlier.name!r}; the order is "
                 "distill, prune_structured, prune (trained in torch), fuse, then awq or smooth, "
-                "then at most one of fp16, bf16, int8, int4, because each pass would undo a later "
-                "one before it"
+                "then at most one of fp16, bf16, int8, int4 (or several of the last two, each with "
+                "layers of its own), because each pass would undo a later one before it"
             )
     for step, behind in itertools.pairwise((*passes, None)):
         if isinstance(step, Awq | Smooth) and (reason := step.why_not_before(behind)):
             raise InputError(f"{where}: {reason}")
+
+
+def _share_layers(earlier: Pass, later: Pass) -> bool:
+    """Whether the two are formats of unlike layers: what one has taken the other cannot take too,
+    and is told so when it is built."""
+    formats = Int8 | Int4
+    return (
+        isinstance(earlier, formats)
+        and isinstance(later, formats)
+        and bool(earlier.layers)
+        and bool(later.layers)
+    )
 
 
 def _validated(model: type[Checked], table: Any, where: str) -> Checked:
