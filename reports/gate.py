@@ -123,6 +123,9 @@ class GateReport:
                 ElementTree.SubElement(
                     case, tag, type=finding.outcome, message=_printable(finding.seen)
                 )
+        if self.ungated:
+            told = "\n".join(f"not gated: {each}" for each in self.ungated)
+            ElementTree.SubElement(cases, "system-out").text = _printable(told)
         counts = [finding.outcome for finding in self.findings]
         cases.set("tests", str(len(counts)))
         cases.set("failures", str(counts.count("regressed") + counts.count("inconclusive")))

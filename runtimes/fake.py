@@ -63,6 +63,10 @@ class Behaviour:
     misled: float = 0.0
     """Share of the examples that are answered upside down, whatever their batch or process: an
     accuracy that is known."""
+    held_bytes: int = 0
+    """What it holds from the opening on: memory that is known."""
+    precision: str = "f32"
+    """What its contract says."""
     leak_bytes: int = 1 << 20
     """What each call keeps under the fault ``leak``."""
     spins: bool = False
@@ -100,6 +104,7 @@ class FakeSession:
         self._factor = math.exp(behaviour.uneven * drawn)
         self._calls = 0
         self._leaked: list[np.ndarray] = []
+        self._held = np.ones(behaviour.held_bytes, np.uint8)
         if behaviour.spins:
             threading.Thread(target=_spin, daemon=True).start()
 
@@ -125,7 +130,7 @@ class FakeSession:
             synchronised=True,
             io_binding=False,
             threads=self._options.threads,
-            precision="f32",
+            precision=self._behaviour.precision,
         )
 
     def proof(self) -> Proof:

@@ -88,7 +88,7 @@ class OnnxRuntimeCpu:
         return OnnxRuntimeSession(Path(folder), PROVIDERS[self.name], options, chosen)
 
     def _way_out(self) -> str:
-        return "pip install 'assay[cpu]'"
+        return "pip install onnxruntime"
 
     def _missing_device(self) -> str:
         return ""
@@ -100,7 +100,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     options: type[OnnxRuntimeOptions] = OnnxRuntimeCudaOptions
 
     def _way_out(self) -> str:
-        return "on a machine with an NVIDIA GPU, pip install 'assay[cuda]'"
+        return "on a machine with an NVIDIA GPU, pip install onnxruntime-gpu in onnxruntime's place"
 
     def _missing_device(self) -> str:
         devices = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the latter under WSL
@@ -116,8 +116,8 @@ class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
 
     def _way_out(self) -> str:
         return (
-            "on a machine with an NVIDIA GPU, pip install 'assay[cuda]' and the TensorRT 10 of its "
-            "CUDA (tensorrt-cu12 or tensorrt-cu13)"
+            "on a machine with an NVIDIA GPU, pip install onnxruntime-gpu and the TensorRT 10 of "
+            "its CUDA (tensorrt-cu12 or tensorrt-cu13)"
         )
 
 

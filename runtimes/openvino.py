@@ -57,7 +57,7 @@ class OpenVino:
     options = OpenVinoOptions
 
     def availability(self) -> Availability:
-        way_out = "pip install 'assay[openvino]'"
+        way_out = "pip install openvino"
         try:
             import openvino
         except ImportError as error:

@@ -174,6 +174,12 @@ def _memory(rows: Sequence[Row], decisions: Sequence[Decision]) -> Markup | None
         "What a session's allocators hold after a call. Waste is reserved and used by nobody; "
         "the theoretical minimum is weights, inputs and outputs of one call."
     )
+    on_gpu = {row["runtime"] for row in rows if str(row["device"]).startswith("cuda")}
+    if len({runtime.partition("-")[0] for runtime in on_gpu}) > 1:
+        note += (
+            " On CUDA ONNX Runtime's figures are of a second session, from its opening on: they "
+            "are not to be compared with torch's."
+        )
     return section("Memory", "memory", note, memory_legend(rows), _side_by_side(figures))
 
 

@@ -46,7 +46,7 @@ def show(gates: Sequence[dict[str, Any]], replays: int = REPLAYS) -> str:
     same = [cell for each in gates if not each["slow_down"] for cell in each["cells"]]
     if not same:
         return "\n".join(lines)
-    lines += _peaks([cell for cell in same if "peak_bytes" in cell])
+    lines += _peaks([cell for cell in same if cell.get("peak_bytes")])
     pooled = np.concatenate([cell["differences"] for cell in same])
     medians = np.array([np.median(cell["differences"]) for cell in same])
     # A pair of processes that serves several comparisons has several first calls to make.

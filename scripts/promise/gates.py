@@ -124,7 +124,7 @@ def _entry(
                 "timed_s": round(f.facts["timed_s"], 3),
                 "pair_own_s": round(f.facts["pair_own_s"], 3),
                 "peak_outcome": peaks[f.cell].outcome,
-                "peak_bytes": peaks[f.cell].facts["pairs"],
+                "peak_bytes": peaks[f.cell].facts.get("pairs", []),
             }
             for f in found
         ],

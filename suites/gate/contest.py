@@ -25,7 +25,8 @@ from suites.progress import Display
 from suites.sessions import LiveSession, load_together
 
 MEMORY_PAIRS = 3
-"""Pairs in which memory is read: it differs little between processes, and reading takes a call."""
+"""Pairs in which memory is read, of cells that have a rule of it: reading takes a call, on a GPU a
+second session."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Contest:
     baseline: Side
     verdicts: dict[str, PairedVerdict]
     """By workload, of those with a latency rule."""
+    with_memory: frozenset[str] = frozenset()
+    """Workloads with a rule of memory."""
     samples: dict[str, list[PairSample]] = field(default_factory=dict)
     memory: dict[str, list[tuple[MemoryBreakdown, MemoryBreakdown]]] = field(default_factory=dict)
     """By workload: candidate's and baseline's."""
@@ -74,7 +77,8 @@ class Contest:
     def finished(self) -> bool:
         if self.failure is not None:
             return True
-        return self.pairs >= MEMORY_PAIRS and not self._open()
+        # One pair in any case: what the contracts and the outputs are is known from it.
+        return self.pairs >= self._least and not self._open()
 
     @property
     def progress(self) -> float:
@@ -82,7 +86,11 @@ class Contest:
         if self.finished:
             return 1.0
         ways = [verdict.progress for verdict in self.verdicts.values()]
-        return min([self.pairs / MEMORY_PAIRS, *ways, 1.0])
+        return min([self.pairs / self._least, *ways, 1.0])
+
+    @property
+    def _least(self) -> int:
+        return MEMORY_PAIRS if self.with_memory else 1
 
     def _open(self) -> list[str]:
         return [workload for workload, v in self.verdicts.items() if not v.finished]
@@ -99,15 +107,18 @@ class Contest:
             load_together(order)
             pids = [session.worker.pid for session in order]
             around = Surroundings([OtherLoad(pids, MeasurePlan.disturbed_cores)])
-            reads_memory = self.pairs < MEMORY_PAIRS
-            for workload in self.cells if reads_memory else self._open():
+            reading = self.with_memory if self.pairs < MEMORY_PAIRS else frozenset[str]()
+            open_now = self._open()
+            for workload in self.cells:
+                if self.pairs and workload not in (*open_now, *reading):
+                    continue
                 self._put_in_place(candidate, baseline, candidate_first, workload)
                 verdict = self.verdicts.get(workload)
                 if verdict is not None and not verdict.finished:
                     sample = measure_pair(candidate, baseline, candidate_first, plan, around)
                     self.samples.setdefault(workload, []).append(sample)
                     verdict.add(sample.difference)
-                if reads_memory:
+                if workload in reading:
                     self._read_memory(candidate, baseline, candidate_first, workload)
             self.pairs += 1
         finally:

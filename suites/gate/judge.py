@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ class Judge:
         self._table = table
         self.findings: list[Finding] = []
         self._changed_data: dict[str, str] = {}
-        self._ungated: Counter[tuple[str, str]] = Counter()
+        self._ungated: dict[tuple[str, str], list[str]] = {}
 
     # Before anything is measured: what cannot be compared is never passed in silence.
 
@@ -126,21 +125,30 @@ class Judge:
             reason = changed or "the model has no task, so that nothing can be said of its accuracy"
             self._find(contest.key.label, "accuracy", "inconclusive", reason)
         else:
-            self._ungated[contest.key.model, "the model has no task"] += 1
+            self._leave_out("accuracy", "the model has no task", contest.key.label)
 
     def gates_accuracy(self, contest: Contest) -> bool:
         """Whether a rule asks for it. Where none does, the gate will say so."""
         asked = self._accuracy_rule(contest) is not None
         if not asked:
-            self._ungated[contest.key.model, "no rule asks for it"] += 1
+            self._leave_out("accuracy", "no rule asks for it", contest.key.label)
         return asked
+
+    def gates_latency(self, cells: Sequence[Cell]) -> None:
+        """Note which of the cells no rule of latency is about."""
+        for cell in cells:
+            if self._table.of(cell.label, "latency") is None:
+                self._leave_out("latency", "no rule asks for it", cell.label)
+
+    def _leave_out(self, metric: str, reason: str, label: str) -> None:
+        self._ungated.setdefault((metric, reason), []).append(label)
 
     @property
     def ungated(self) -> list[str]:
         """What this gate says nothing of, for whoever reads a pass."""
         return [
-            f"accuracy of {builds} {'build' if builds == 1 else 'builds'} of {model}: {reason}"
-            for (model, reason), builds in self._ungated.items()
+            f"{metric} of {', '.join(labels)}: {reason}"
+            for (metric, reason), labels in self._ungated.items()
         ]
 
     def size(self, contest: Contest) -> None:
@@ -181,7 +189,8 @@ class Judge:
             for metric, quantity in MEMORY.items():
                 rule = self._table.of(cell.label, metric)
                 if isinstance(rule, GrowthRule):
-                    self._growth(cell.label, metric, rule, contest.memory_of(workload, quantity))
+                    read = contest.memory_of(workload, quantity)
+                    self._growth(cell.label, metric, rule, read, contest.unlike)
 
     def _latency(self, contest: Contest, cell: Cell, verdict: PairedVerdict) -> None:
         outcome = verdict.outcome
@@ -226,7 +235,12 @@ class Judge:
         )
 
     def _growth(
-        self, label: str, metric: str, rule: GrowthRule, pairs: Sequence[tuple[int, int]] | None
+        self,
+        label: str,
+        metric: str,
+        rule: GrowthRule,
+        pairs: Sequence[tuple[int, int]] | None,
+        unlike: str = "",
     ) -> None:
         """By the medians of both sides. Processes of one build may differ, so that a growth which
         some pairs do not show is no regression, and no pass."""
@@ -241,7 +255,10 @@ class Judge:
             f"{growth:+.1%} ({theirs / 2**20:,.2f} -> {mine / 2**20:,.2f} MiB) where "
             f"{rule.max_growth:+.1%} is allowed"
         )
-        if outcome == "regressed" and grown < len(pairs):
+        if unlike:
+            outcome = "inconclusive"
+            seen = f"not comparable: the fairness contracts differ ({unlike}); {seen}"
+        elif outcome == "regressed" and grown < len(pairs):
             outcome = "inconclusive"
             seen += f"; {grown} of {len(pairs)} pairs grew by more"
         facts = {"candidate_bytes": mine, "baseline_bytes": theirs, "pairs": [*map(list, pairs)]}

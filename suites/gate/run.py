@@ -22,7 +22,7 @@ from suites.bench import Bench
 from suites.blocks import by_session
 from suites.cell import Cell
 from suites.gate.contest import Contest, Side, until_decided
-from suites.gate.judge import Judge
+from suites.gate.judge import MEMORY, Judge
 from suites.gate.kept import KeptBaseline
 from suites.gate.pair import PairPlan
 from suites.gate.rules import LatencyRule
@@ -83,6 +83,7 @@ def gate(
         if slow_down:
             judge.slowed(slow_down)
         latency_rules = sum(table.of(cell.label, "latency") is not None for cell in cells)
+        judge.gates_latency(cells)
         pairing = random.Random(seed)
         for name, subject in site.subjects.items():
             mine = [cell for cell in cells if cell.model == name]
@@ -159,6 +160,7 @@ def _contests(
                 Side.of(bench, key, candidate, truths[key.recipe]),
                 Side.of(bench, their_key, baseline, None if kept else truths[their_key.recipe]),
                 _verdicts(bench.suite, mine, comparisons),
+                _with_memory(bench.suite, mine),
             )
         )
     _judge_accuracy(bench, contests, judge)
@@ -179,6 +181,14 @@ def _judge_accuracy(bench: Bench, contests: Sequence[Contest], judge: Judge) -> 
     scored: list[Scored | Exception] = [found for found, _ in bench.scores(sessions)]
     for number, contest in enumerate(asked):
         judge.accuracy(contest, task, scored[2 * number], scored[2 * number + 1])
+
+
+def _with_memory(suite: Suite, cells: Sequence[Cell]) -> frozenset[str]:
+    """Workloads of the cells that have a rule of memory."""
+    table = suite.file.gate
+    return frozenset(
+        cell.workload for cell in cells if any(table.of(cell.label, metric) for metric in MEMORY)
+    )
 
 
 def _verdicts(suite: Suite, cells: Sequence[Cell], comparisons: int) -> dict[str, PairedVerdict]:

@@ -267,7 +267,7 @@ def test_availability_says_why_and_the_way_out_when_the_provider_is_absent(
     if available.available:
         pytest.skip("this machine has the device")
     assert available.reason
-    assert "assay[cuda]" in available.way_out
+    assert "onnxruntime-gpu" in available.way_out
     with pytest.raises(Unsupported, match=r"CUDA|Tensorrt"):
         worker.open(linear_folder)
 

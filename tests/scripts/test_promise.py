@@ -40,6 +40,25 @@ def test_show_counts_outcomes_by_kind():
     assert "2 comparisons have a positive median" in text
 
 
+def test_show_says_how_far_peaks_of_one_build_lie_apart():
+    def with_peaks(*peaks, outcome="pass"):
+        gate = entry("pass", [0.0] * 4)
+        gate["cells"][0] |= {"peak_outcome": outcome, "peak_bytes": [list(p) for p in peaks]}
+        return gate
+
+    told = show(
+        [
+            entry("pass", [0.0] * 4),  # of before there was a rule
+            with_peaks((100, 100), (105, 100), (100, 100)),
+            with_peaks((120, 100), (120, 100), (100, 110), outcome="inconclusive"),
+        ],
+        replays=1,
+    )
+    assert "of 2 comparisons without a slow-down: a pair's growth is -9.1% to +20.0%" in told
+    assert "medians of 3 pairs +0.0% to +20.0%" in told
+    assert "Held to 10%: 1 pass, 1 are inconclusive, 0 regressed." in told
+
+
 def test_replays_of_noise_alarm_as_rarely_as_promised_at_the_edge_and_always_beyond_it():
     noise = np.random.default_rng(0).normal(0, 0.02, 40).tolist()
     same = entry("pass", noise)["cells"]

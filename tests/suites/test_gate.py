@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,7 +12,10 @@ from xml.etree import ElementTree
 import pytest
 
 from compile.errors import InputError
+from compile.signature import Feeds
 from reports.gate import Finding, GateReport
+from runtimes.client import Worker
+from runtimes.session import MemoryBreakdown
 from suites.builder import Builder, BuildFailed
 from suites.cli import main
 from suites.gate.keeping import keep_baseline
@@ -130,6 +134,101 @@ def test_what_a_builder_said_that_died_lies_beside_what_the_gate_found(
     with pytest.raises(InputError, match=r"cannot be kept: .*SIGKILL; see ") as died:
         keep_baseline(str(suite), tmp_path / "new")
     assert Path(str(died.value).rpartition("see ")[2]).is_file()
+
+
+MEMORY = """
+[gate]
+[[gate.rules]]
+metric = "memory_peak"
+cells = "*/one/*"
+max_growth = 0.3
+"""
+HELD = 256 << 20
+"""More than a worker holds otherwise."""
+
+
+@pytest.fixture
+def stored(
+    suite_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], tuple[Path, Path, Path]]:
+    """A suite with these rules in a store of its own, its baseline, and the candidate's artifact:
+    both sides' sessions can be given a behaviour."""
+
+    def keep_it(rules: str) -> tuple[Path, Path, Path]:
+        suite = suite_file(more=rules)
+        monkeypatch.setenv("ASSAY_HOME", str(tmp_path / "home"))
+        keep_baseline(str(suite), tmp_path / "kept")
+        (artifact,) = (tmp_path / "kept" / "artifacts").iterdir()
+        return suite, tmp_path / "kept", tmp_path / "home" / "artifacts" / artifact.name
+
+    return keep_it
+
+
+@pytest.mark.parametrize(("larger", "outcome"), [("candidate", "regressed"), ("baseline", "pass")])
+def test_the_side_that_holds_more_memory_is_the_one_that_does(
+    stored, larger: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, folder, candidate = stored(MEMORY)
+    if larger == "candidate":
+        (candidate / "fake.json").write_text(json.dumps({"held_bytes": HELD}))
+    else:
+        behave(folder, held_bytes=HELD)
+    read: list[int] = []
+    memory = Worker.memory
+
+    def counted(worker: Worker, feeds: Feeds) -> MemoryBreakdown:
+        read.append(worker.pid)
+        return memory(worker, feeds)
+
+    monkeypatch.setattr(Worker, "memory", counted)
+    report = gate(str(suite), folder, plan=QUICK, seed=1)
+    (found,) = report.findings
+    assert (found.metric, found.outcome) == ("memory_peak", outcome), report.lines()
+    assert len(found.facts["pairs"]) == 3
+    for mine, theirs in found.facts["pairs"]:
+        more = mine - theirs if larger == "candidate" else theirs - mine
+        assert more == pytest.approx(HELD, rel=0.1)
+    # Three pairs of the one workload that has a rule, each in two processes of its own.
+    assert len(read) == len(set(read)) == 6
+    assert [line for line in report.ungated if line.startswith("latency")]
+
+
+def test_memory_is_read_in_the_coins_order(stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, folder, _ = stored(MEMORY)
+    behave(folder, held_bytes=HELD)
+    peaks: list[int | None] = []
+    memory = Worker.memory
+
+    def kept(worker: Worker, feeds: Feeds) -> MemoryBreakdown:
+        found = memory(worker, feeds)
+        peaks.append(found.peak_bytes)
+        return found
+
+    monkeypatch.setattr(Worker, "memory", kept)
+    firsts = set()
+    for seed in range(3):
+        peaks.clear()
+        gate(str(suite), folder, plan=QUICK, seed=seed)
+        firsts |= {one > other for one, other in zip(peaks[::2], peaks[1::2], strict=True)}
+    assert firsts == {True, False}
+
+
+SIZE = """
+[gate]
+[[gate.rules]]
+metric = "size"
+max_growth = 0.02
+"""
+
+
+def test_sessions_of_unlike_contracts_do_not_pass_on_their_size(stored) -> None:
+    suite, folder, _ = stored(SIZE)
+    assert gate(str(suite), folder, plan=QUICK, seed=1).exit_code == 0
+    behave(folder, precision="tf32")
+    report = gate(str(suite), folder, plan=QUICK, seed=1)
+    assert report.exit_code == 3
+    told = {f.seen for f in report.findings if f.metric == "contract"}
+    assert told == {"the fairness contracts differ: precision 'tf32' -> 'f32'"}
 
 
 def test_a_cell_that_is_gone_or_new_is_never_passed(kept) -> None:
@@ -278,6 +377,8 @@ def test_what_is_not_gated_is_told_in_every_form(tmp_path: Path) -> None:
     assert found.lines()[-1] == "PASS: s against fp32: 1 passed"
     found.write(tmp_path)
     assert json.loads((tmp_path / "gate.json").read_text())["ungated"] == [*found.ungated]
+    suite = ElementTree.fromstring((tmp_path / "junit.xml").read_bytes())
+    assert suite.findtext("system-out") == "not gated: accuracy of 1 build of m|n: no task"
     text = (tmp_path / "summary.md").read_text()
     assert text.endswith("\n\n- Not gated: accuracy of 1 build of m\\|n: no task\n")
 

@@ -151,6 +151,16 @@ def test_memory_regresses_when_every_pair_shows_it(pairs, outcome: str) -> None:
     assert found.facts["pairs"] == [list(pair) for pair in pairs]
 
 
+def test_memory_of_unlike_contracts_is_never_a_verdict() -> None:
+    told = contest({"one": SAME})
+    told.unlike = "threads 2 -> 1"
+    told.memory["one"] = [(MemoryBreakdown(peak_bytes=150), MemoryBreakdown(peak_bytes=100))] * 3
+    rule = {"metric": "memory_peak", "max_growth": 0.1}
+    (found,) = found_of(Judge(table(rule)), told, "memory_peak")
+    assert found.outcome == "inconclusive"
+    assert "threads 2 -> 1" in found.seen
+
+
 @dataclass
 class Task:
     """A task whose drop is known."""
@@ -233,13 +243,19 @@ def test_the_rules_that_nobody_wrote_ask_no_accuracy_of_a_model_without_a_task_a
         assert judge.gates_accuracy(told)
         judge.without_task(told)
     assert judge.findings == []
-    assert judge.ungated == ["accuracy of 2 builds of m: the model has no task"]
+    label = contest({"one": SAME}).key.label
+    assert judge.ungated == [f"accuracy of {label}, {label}: the model has no task"]
 
 
 def test_accuracy_that_no_rule_asks_for_is_told() -> None:
-    judge = Judge(table(LATENCY))
-    assert not judge.gates_accuracy(contest({"one": SAME}))
-    assert judge.ungated == ["accuracy of 1 build of m: no rule asks for it"]
+    told = contest({"one": SAME, "two": SAME})
+    judge = Judge(table({**LATENCY, "cells": "*/one/*"}))
+    assert not judge.gates_accuracy(told)
+    judge.gates_latency(list(told.cells.values()))
+    assert judge.ungated == [
+        f"accuracy of {told.key.label}: no rule asks for it",
+        f"latency of {cell('two').label}: no rule asks for it",
+    ]
 
 
 def test_what_others_did_is_told_where_nothing_could_be_decided() -> None:

@@ -53,9 +53,9 @@ def tokens_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def suite(tmp_path: Path, tokens_model: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def suite(tmp_path: Path, tokens_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model on fake sessions, with a task of which it is right on most examples."""
-    monkeypatch.setenv("ASSAY_HOME", str(home))
+    monkeypatch.setenv("ASSAY_HOME", str(tmp_path / "home"))
     write_data(tmp_path, usual=3)
     path = tmp_path / "known.toml"
     path.write_text(f"""
@@ -129,6 +129,22 @@ def test_a_row_says_on_how_many_examples_a_fake_is_right(suite: Path, tmp_path: 
     assert row["accuracy_drop"] == pytest.approx(right.mean() - expected.mean())
     assert row["flips"] == (expected != right).sum()
     assert row["top1_agreement"] == pytest.approx(1 - turned.mean())
+
+
+def test_a_gate_on_data_that_changed_does_not_pass_on_size(suite: Path, tmp_path: Path) -> None:
+    rules = suite.read_text().partition("[[gate.rules]]")[0]
+    suite.write_text(f'{rules}[[gate.rules]]\nmetric = "size"\nmax_growth = 0.02\n')
+    keep_baseline(str(suite), tmp_path / "kept")
+    report = gate(str(suite), tmp_path / "kept", plan=QUICK, seed=1)
+    assert report.exit_code == 0
+    assert any(line.startswith("accuracy of tokens / plain / fake") for line in report.ungated)
+    # No rule asks for accuracy: nothing was scored, which would be kept.
+    assert not list((tmp_path / "home").rglob("scores/*"))
+    write_data(tmp_path, usual=0)
+    report = gate(str(suite), tmp_path / "kept", plan=QUICK, seed=1)
+    assert report.exit_code == 3
+    (told,) = [f for f in report.findings if f.outcome != "pass"]
+    assert (told.cell, told.metric) == ("tokens", "data")
 
 
 def load_labels(folder: Path) -> np.ndarray:
