@@ -222,7 +222,7 @@ class Awq(Pass):
     """Scale up the inputs that carry much in the weights that read them, before ``int4`` rounds."""
 
     name = "awq"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 4
     libraries = ("onnx", "numpy", "scipy")
