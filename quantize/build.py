@@ -113,7 +113,7 @@ def _derive(
     parameters: dict[str, Any] = asked.parameters()
     # Pruned heads have left their caches: data that feed the model it started from feed others.
     data = fitted(data, artifact.signature) if data else None
-    if isinstance(asked, Int8):
+    if isinstance(asked, Int8 | Smooth):
         from quantize.int8 import weight_bits
 
         # Decided by this machine's processor, so it has to be part of the key.

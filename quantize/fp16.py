@@ -61,7 +61,7 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     facts |= check_smaller(asked.name, (size, halved), files, 0.5)
     facts |= {"converted": len(before) - len(after), "kept": len(after), "kept_nodes": blocked}
     examples = (feeds for _, feeds in parity_feeds(source.signature))
-    facts |= audit_onnx(asked.name, source, folder, examples, asked.min_snr_db, kernels=0)
+    facts |= audit_onnx(asked.name, source, folder, examples, asked.min_snr_db)
     return Made("onnx", source.signature, facts)
 
 

@@ -93,5 +93,5 @@ def make_scaled(
         "left": len(everyone) - len(scaled),
     }
     audited = (feeds for _, feeds in parity_feeds(source.signature))
-    facts |= audit_onnx(asked.name, source, folder, audited, EXACT_DB, kernels=0)
+    facts |= audit_onnx(asked.name, source, folder, audited, EXACT_DB)
     return Made("onnx", source.signature, facts)

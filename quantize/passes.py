@@ -19,6 +19,10 @@ Patterns = tuple[str, ...]
 and of their weights. One that matches none of those that the pass might change is refused."""
 
 
+Activations = Literal["u8", "s8"]
+"""8-bit codes of activations: unsigned with a zero point, or signed and symmetric."""
+
+
 class Pass(BaseModel):
     """One transformation of an artifact, as asked for. Its fields are its parameters."""
 
@@ -260,11 +264,13 @@ class Smooth(Pass):
     """SmoothQuant: move part of the activations' range into the weights, before static ``int8``."""
 
     name = "smooth"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 4
     libraries = ("onnx", "numpy")
 
+    activations: Activations = "u8"
+    """Codes for which alpha is searched: as in the ``int8`` behind it."""
     insert: bool = True
     """Put a ``Mul`` where nothing before a layer can take its scale; else leave the layer."""
     examples: int = Field(default=128, ge=1)
@@ -280,11 +286,18 @@ class Smooth(Pass):
 
     def why_not_before(self, later: Pass | None) -> str | None:
         """Why it cannot stand before that pass of a recipe, in one line; None where it can."""
-        if isinstance(later, Int8) and later.mode == "static":
-            return None
-        return (
-            "'smooth' prepares static ranges: 'int8' with mode = \"static\" has to come behind it"
-        )
+        if not isinstance(later, Int8) or later.mode != "static":
+            wanted = "'int8' with mode = \"static\""
+            return f"'smooth' prepares static ranges: {wanted} has to come behind it"
+        if later.calibration not in ("minmax", "mse"):
+            # What they cut off is no part of the error that alpha is searched for.
+            return (
+                "'smooth' is for ranges that lose least: 'int8' behind it needs calibration = "
+                f'"minmax" or "mse", not "{later.calibration}"'
+            )
+        if self.activations != later.activations:
+            return "'smooth' and 'int8' have to agree about activations"
+        return None
 
 
 class Fp16(Pass):
@@ -323,16 +336,18 @@ class Bf16(Pass):
 
 
 class Int8(Pass):
-    """Multiply 8-bit integers: weights s8 per output channel, activations u8 per tensor."""
+    """Multiply 8-bit integers: weights s8 per output channel, activations u8 or s8 per tensor."""
 
     name = "int8"
-    version = 3
+    version = 4
     kinds = ("onnx",)
     rank = 5
     libraries = ("onnx", "numpy")
 
     mode: Literal["dynamic", "static"] = "dynamic"
     """Ranges of the activations are found in each call, or once from calibration data."""
+    activations: Activations = "u8"
+    """Codes of the activations. ``s8`` has zero points of 0, as TensorRT asks."""
     calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, lt=100)
     """Share of an activation's values, per cent, that ``percentile`` keeps inside its range."""
@@ -342,6 +357,8 @@ class Int8(Pass):
     exclude: Patterns = Field(default=(), strict=False)
     embeddings: bool = False
     """Also store the tables of ``Gather`` in 8 bits."""
+    attention: bool = False
+    """Also multiply queries by keys, and attention's weights by values, in 8 bits (static)."""
     min_snr_db: float = Field(default=10.0, ge=0)
 
     @property
@@ -355,6 +372,11 @@ class Int8(Pass):
 
     @model_validator(mode="after")
     def _only_what_is_used(self) -> Int8:
+        if self.activations == "s8" and self.mode == "dynamic":
+            # DynamicQuantizeLinear makes u8 alone.
+            raise ValueError('activations = "s8" needs mode = "static"')
+        if self.attention and self.mode == "dynamic":
+            raise ValueError('attention = true needs mode = "static"')
         unused = {"calibration", "percentile", "examples"} if self.mode == "dynamic" else set()
         if self.mode == "static" and self.calibration != "percentile":
             unused = {"percentile"}
