@@ -163,7 +163,7 @@ def _apply(
         case Fp16() if source.kind == "onnx":
             from quantize.fp16 import make_fp16
 
-            return make_fp16(source, asked, folder)
+            return make_fp16(source, asked, folder, data, progress)
         case Fp16() | Bf16():
             from quantize.half import make_half
 

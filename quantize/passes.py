@@ -304,14 +304,29 @@ class Fp16(Pass):
     """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
 
     name = "fp16"
-    version = 3
+    version = 4
     kinds = ("torch", "onnx")
     rank = 5
 
     exclude: Patterns = Field(default=(), strict=False)
     """Nodes of an ONNX graph, not those inside of branches and loops, that stay in float32 beside
     the operators known to overflow."""
+    search: bool = False
+    """Find the nodes of an ONNX graph whose values half precision does not hold, and keep as few
+    as can be in float32."""
+    examples: int = Field(default=16, ge=1)
+    """Calibration examples of ``search``, or all that the data's split has."""
     min_snr_db: float = Field(default=35.0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.search
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Fp16:
+        if "examples" in self.model_fields_set and not self.search:
+            raise ValueError("examples would have no effect without search = true")
+        return self
 
     def distributions(self, source: Kind) -> tuple[str, ...]:
         # ONNX Runtime's converter halves a graph, torch a module.
