@@ -13,6 +13,7 @@ from quantize.passes import (
     Awq,
     Bf16,
     Distill,
+    Fp8,
     Fp16,
     Fuse,
     Int4,
@@ -168,6 +169,10 @@ def _apply(
             from quantize.half import make_half
 
             return make_half(source, asked, folder)
+        case Fp8():
+            from quantize.fp8 import make_fp8
+
+            return make_fp8(source, asked, folder)
         case Awq() if data:
             from quantize.awq import make_awq
 

@@ -350,6 +350,27 @@ class Bf16(Pass):
         return None
 
 
+class Fp8(Pass):
+    """8-bit floats (E4M3) in the linear layers of a torch module, bfloat16 in all else."""
+
+    name = "fp8"
+    version = 1
+    kinds = ("torch",)
+    rank = 5
+    libraries = ("torch",)
+
+    exclude: Patterns = Field(default=(), strict=False)
+    min_snr_db: float = Field(default=15.0, ge=0)
+
+    def why_not(self, target: Kind) -> str | None:
+        if target == "onnx":
+            return (
+                "pass 'fp8' is for torch: ONNX Runtime's CPU provider multiplies no 8-bit floats, "
+                "and its CUDA provider has them in an operator of its own (GemmFloat8)"
+            )
+        return None
+
+
 class Int8(Pass):
     """Multiply 8-bit integers: weights s8 per output channel, activations u8 or s8 per tensor."""
 
@@ -458,5 +479,5 @@ class Int4(Pass):
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for cls in (Distill, PruneStructured, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Int8, Int4)
+    for cls in (Distill, PruneStructured, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Fp8, Int8, Int4)
 }

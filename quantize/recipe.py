@@ -150,8 +150,8 @@ def _check_order(passes: tuple[Pass, ...], where: str) -> None:
             raise InputError(
                 f"{where}: {later.name!r} cannot come after {earlier.name!r}; the order is "
                 "distill, prune_structured, prune (trained in torch), fuse, then awq or smooth, "
-                "then at most one of fp16, bf16, int8, int4, because each pass would undo a later "
-                "one before it"
+                "then at most one of fp16, bf16, fp8, int8, int4, because each pass would undo a "
+                "later one before it"
             )
     for step, behind in itertools.pairwise((*passes, None)):
         if isinstance(step, Awq | Smooth) and (reason := step.why_not_before(behind)):
