@@ -21,6 +21,7 @@ from quantize.passes import (
     Pass,
     Prune,
     PruneStructured,
+    Qat,
     Smooth,
 )
 from quantize.recipe import Recipe
@@ -161,6 +162,10 @@ def _apply(
             from quantize.prune import make_pruned
 
             return make_pruned(source, asked, folder, data, progress)
+        case Qat() if data:
+            from quantize.qat import make_trained
+
+            return make_trained(source, asked, folder, data, progress)
         case Fp16() if source.kind == "onnx":
             from quantize.fp16 import make_fp16
 

@@ -6,6 +6,7 @@ does is in the module of its own name (``quantize/int8.py``, ...), loaded by ``q
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -209,6 +210,51 @@ class Prune(Pass):
         if not self.steps and self.alpha:
             raise ValueError("alpha would have no effect without steps of recovery")
         return self
+
+
+class Qat(Pass):
+    """Train with the rounding of static ``int8`` in the forward pass, by torchao's PT2E."""
+
+    name = "qat"
+    version = 1
+    kinds = ("torch",)
+    rank = 2
+    """That of ``prune``: training would fill its zeros again."""
+    libraries = ("torch", "torchao")
+
+    activations: Activations = "u8"
+    """Codes that are trained for: as in the ``int8`` behind it."""
+    exclude: Patterns = Field(default=(), strict=False)
+    alpha: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the unquantized model's logits; the labels get the rest."""
+    steps: int = Field(default=100, ge=2)
+    lr: float = Field(default=1e-5, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def why_not(self, target: Kind) -> str | None:
+        if target == "torch":
+            return "pass 'qat' trains for the 'int8' behind it, which works on ONNX graphs"
+        if find_spec("torchao") is None:
+            return "pass 'qat' needs torchao: pip install 'assay[qat]'"
+        return None
+
+    def works_on(self, kind: Kind, target: Kind) -> Kind:
+        return "torch"
+
+    def why_not_before(self, later: Pass | None) -> str | None:
+        """Why it cannot stand before that pass of a recipe, in one line; None where it can."""
+        if not isinstance(later, Int8) or later.mode != "static":
+            return "'qat' trains for static ranges: 'int8' with mode = \"static\" has to come next"
+        if self.activations != later.activations:
+            return "'qat' and 'int8' have to agree about activations"
+        if set(self.exclude) != set(later.exclude):
+            return "'qat' and 'int8' have to exclude the same"
+        return None
 
 
 class Fuse(Pass):
@@ -479,5 +525,18 @@ class Int4(Pass):
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for cls in (Distill, PruneStructured, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Fp8, Int8, Int4)
+    for cls in (
+        Distill,
+        PruneStructured,
+        Prune,
+        Qat,
+        Fuse,
+        Awq,
+        Smooth,
+        Fp16,
+        Bf16,
+        Fp8,
+        Int8,
+        Int4,
+    )
 }

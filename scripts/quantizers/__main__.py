@@ -52,6 +52,7 @@ SHIPPED = (
     "int8-dynamic",
     "int8-static",
     "int8-smooth",
+    "int8-qat",
     "int4",
     "int4-hqq",
     "int4-gptq",
