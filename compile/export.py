@@ -81,7 +81,7 @@ def run_torch(model: Model, feeds: Feeds) -> list[np.ndarray]:
         return [output.numpy() for output in model.module(*inputs)]
 
 
-class _Positional(nn.Module):
+class Positional(nn.Module):
     """One parameter for all inputs, so that their dynamic axes can be listed by position."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -92,7 +92,9 @@ class _Positional(nn.Module):
         return self.model(*inputs)
 
 
-def _trace(model: Model, opset: int) -> onnx.ModelProto:
+def traced_inputs(model: Model) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
+    """What a model is traced on: inputs in the signature's order, and the axes of each that stay
+    dynamic, by position."""
     signature = model.signature
     if model.examples is None:
         feeds = signature.feeds({**dict.fromkeys(signature.axes, 8), **_EXPORT_SIZES})
@@ -104,11 +106,17 @@ def _trace(model: Model, opset: int) -> onnx.ModelProto:
         {axis: name for axis, name in enumerate(spec.shape) if isinstance(name, str)}
         for spec in signature.inputs
     )
+    return tuple(torch.from_numpy(feeds[spec.name]) for spec in signature.inputs), dynamic
+
+
+def _trace(model: Model, opset: int) -> onnx.ModelProto:
+    signature = model.signature
+    inputs, dynamic = traced_inputs(model)
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Positional(model.module).eval(),
-                tuple(torch.from_numpy(feeds[spec.name]) for spec in signature.inputs),
+                Positional(model.module).eval(),
+                inputs,
                 dynamo=True,
                 opset_version=opset,
                 dynamic_shapes=(dynamic,),

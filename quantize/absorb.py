@@ -3,14 +3,18 @@
     x W = (x / s) (s W)
 
 s W is the layers' own constant. x / s has to be made by whoever makes x: a normalisation takes it
-into its gain and bias, a linear layer into its columns and bias; also through a ReLU, since s is
-positive, and through a product with a gate (SwiGLU). Where x has other readers (the residual of a
-post-norm block), or comes out of something that is not linear in its channels (GELU, softmax), a
-``Mul`` is put between, an elementwise pass over x in each call.
+into its gain and bias, be it one operator, one fused with the residual before it, or spelled out
+in small ones; a linear layer into its columns and bias. It passes through a ReLU, since s is
+positive, through a product with a gate (SwiGLU) or with a number, and through attention, which
+only mixes positions, from the projection of the values (not where query heads share them). Where
+x has other readers (the residual of a post-norm block, a cache), or comes out of something that
+is not linear in its channels (GELU, softmax), a ``Mul`` is put between, an elementwise pass over x
+in each call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,12 +27,23 @@ from compile.graph import (
     fresh_name,
     initializers,
     producers,
+    shapes,
     taken_names,
 )
 from quantize.linear import Layer
 
-NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-"""Operators whose second input is a gain by channel, and whose third, if any, a bias."""
+NORMS = {
+    "LayerNormalization": (1, 2),
+    "RMSNormalization": (1,),
+    "SimplifiedLayerNormalization": (1,),
+    "SkipLayerNormalization": (2, 3),
+    "SkipSimplifiedLayerNormalization": (2,),
+    "EmbedLayerNormalization": (5, 6),
+}
+"""Operators, and which of their inputs are a gain by channel and a bias. Their other outputs (the
+mean, the residual's sum) and what they add before they normalise do not depend on those."""
+HEADS_FIRST = [0, 2, 1, 3]
+"""(batch, position, head, channel) <-> (batch, head, position, channel)."""
 
 
 @dataclass(frozen=True)
@@ -81,54 +96,137 @@ class _Finder:
         self._constants = initializers(model)
         self._made, self._readers = producers(model), consumers(model)
         self._promised = {output.name for output in model.graph.output}
+        self._shapes = shapes(model)
 
     def homes(self, name: str, layers: Sequence[Layer]) -> tuple[Home, ...]:
         """Those of a value that these layers read, where nobody else does."""
-        width = layers[0].shape[0]
         own = {layer.node.output[0] for layer in layers}
         if name in self._promised or {n.output[0] for n in self._readers[name]} != own:
             return ()
+        return self._makers(name, layers[0].shape[0])
+
+    def _makers(self, name: str, width: int) -> tuple[Home, ...]:
+        """The constants that make a value (..., width) by its channels: together they can divide
+        it. Empty where it depends on anything else."""
         node = self._made.get(name)
         if node is None:
             return ()
         if node.op_type in NORMS:
-            places = [i for i in (1, 2) if i < len(node.input) and node.input[i]]
-            known = all(self._by_channel(node.input[i], width) for i in places)
-            # With more outputs than one, the others (mean, deviation) are read by somebody.
-            return (Home(node, tuple(places)),) if known and len(node.output) == 1 else ()
-        if node.op_type == "Relu" and self._read_once(node.input[0]):
-            return self._linear(node.input[0], width)
-        if node.op_type == "Mul" and len(set(node.input)) == 2:
-            sides = (self._linear(side, width) for side in node.input if self._read_once(side))
-            return next((homes for homes in sides if homes), ())
-        return self._linear(name, width)
+            return self._norm(node, name, width)
+        match node.op_type:
+            case "MatMul" if self._is_matrix(node.input[1], width):
+                return (Home(node, (1,)),)
+            case "Add":
+                return self._sum(node, width)
+            case "Mul":
+                return self._product(node, width)
+            case "Div" if self._is_number(node.input[1]):
+                return self._inner(node.input[0], width)
+            case "Relu" | "LeakyRelu":
+                return self._inner(node.input[0], width)
+            case "Reshape" | "Attention":
+                values = self._attended(node)
+                return self._inner(values, width) if values else ()
+        return ()
 
-    def _linear(self, name: str, width: int) -> tuple[Home, ...]:
-        """The product, and the addition of its bias, that make a value by its channels."""
-        node, homes = self._made.get(name), []
-        if node is not None and node.op_type == "Add":
-            place = next((i for i in (0, 1) if self._by_channel(node.input[i], width)), None)
-            if place is None or not self._read_once(node.input[1 - place]):
-                return ()
-            homes.append(Home(node, (place,)))
-            node = self._made.get(node.input[1 - place])
-        if node is None or node.op_type != "MatMul":
+    def _inner(self, name: str, width: int) -> tuple[Home, ...]:
+        return self._makers(name, width) if self._read_once(name) else ()
+
+    def _norm(self, node: NodeProto, name: str, width: int) -> tuple[Home, ...]:
+        given = [i for i in NORMS[node.op_type] if i < len(node.input) and node.input[i]]
+        known = name == node.output[0] and given
+        if known and all(self._by_channel(node.input[i], width) for i in given):
+            return (Home(node, tuple(given)),)
+        return ()
+
+    def _sum(self, node: NodeProto, width: int) -> tuple[Home, ...]:
+        """The addition of a bias, and whoever makes what it is added to."""
+        place = self._channels_of(node, width)
+        if place is None:
             return ()
-        weight = self._constants.get(node.input[1])
-        if weight is None or weight.data_type != TensorProto.FLOAT or len(weight.dims) != 2:
+        rest = self._inner(node.input[1 - place], width)
+        return (Home(node, (place,)), *rest) if rest else ()
+
+    def _product(self, node: NodeProto, width: int) -> tuple[Home, ...]:
+        """With a gain by channel, that alone; with a number, the other factor; with a gate, the
+        first factor of the two that can be divided."""
+        place = self._channels_of(node, width)
+        if place is not None:
+            return (Home(node, (place,)),)
+        if len(set(node.input)) < 2:
             return ()
-        return (*homes, Home(node, (1,))) if weight.dims[1] == width else ()
+        factors = [name for name in node.input if not self._is_number(name)]
+        return next(filter(None, (self._inner(name, width) for name in factors)), ())
+
+    def _attended(self, node: NodeProto) -> str | None:
+        """The values (batch, position, channel) of which ``node`` makes weighted means, head by
+        head: an Attention of three axes, or the end of one of four (or of a product with
+        probabilities) between a split into heads and its undoing."""
+        if node.op_type == "Attention":
+            return self._values(node) if self._whole_heads(node) else None
+        merged = self._made.get(node.input[0])
+        if merged is None or not self._swaps_heads(merged):
+            return None
+        mixed = self._made.get(merged.input[0])
+        inside = self._values(mixed) if mixed is not None else None
+        swap = self._made.get(inside or "")
+        split = self._made.get(swap.input[0]) if swap is not None else None
+        if mixed is None or swap is None or split is None or split.op_type != "Reshape":
+            return None
+        between = (merged.output[0], mixed.output[0], swap.output[0], split.output[0])
+        if not self._swaps_heads(swap) or not all(map(self._read_once, between)):
+            return None
+        # Heads of one size in values of one width are as many on both sides. Where several query
+        # heads share one of the values, the values are narrower.
+        sizes = [self._shapes.get(name, ())[3:] for name in (split.output[0], merged.output[0])]
+        known = sizes[0] == sizes[1] and sizes[0] and isinstance(sizes[0][0], int)
+        return split.input[0] if known else None
+
+    def _values(self, node: NodeProto) -> str | None:
+        """What an Attention, or a product of two activations, takes weighted means of."""
+        if node.op_type == "MatMul" and node.input[1] not in self._constants:
+            return node.input[1] if node.input[0] != node.input[1] else None
+        # With a cache the values of earlier calls are among them, and these are handed on.
+        cached = any(node.input[4:6]) or any(node.output[1:])
+        if node.op_type != "Attention" or node.domain not in ("", "ai.onnx") or cached:
+            return None
+        return node.input[2] if node.input[2] not in node.input[:2] else None
+
+    def _whole_heads(self, node: NodeProto) -> bool:
+        """Of an Attention of three axes: one head of the values for each of the queries."""
+        heads = {a.name: a.i for a in node.attribute if a.name.endswith("_num_heads")}
+        return len(heads) == 2 and len(set(heads.values())) == 1
+
+    def _swaps_heads(self, node: NodeProto) -> bool:
+        return node.op_type == "Transpose" and any(
+            list(a.ints) == HEADS_FIRST for a in node.attribute if a.name == "perm"
+        )
+
+    def _channels_of(self, node: NodeProto, width: int) -> int | None:
+        """Which of two inputs is a constant by channel."""
+        return next((i for i in (0, 1) if self._by_channel(node.input[i], width)), None)
 
     def _read_once(self, name: str) -> bool:
         return name not in self._promised and len(self._readers.get(name, ())) == 1
 
     def _by_channel(self, name: str, width: int) -> bool:
+        """A float32 constant (width,), whatever axes of one it has before that."""
         tensor = self._constants.get(name)
         return (
             tensor is not None
-            and list(tensor.dims) == [width]
             and tensor.data_type == TensorProto.FLOAT
+            and list(tensor.dims)[-1:] == [width]
+            and math.prod(tensor.dims) == width
         )
+
+    def _is_matrix(self, name: str, columns: int) -> bool:
+        tensor = self._constants.get(name)
+        single = tensor is not None and tensor.data_type == TensorProto.FLOAT
+        return tensor is not None and single and list(tensor.dims)[1:] == [columns]
+
+    def _is_number(self, name: str) -> bool:
+        tensor = self._constants.get(name)
+        return tensor is not None and math.prod(tensor.dims) == 1
 
 
 def _constant(model: ModelProto, node: NodeProto, place: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ FLOAT_KERNELS = frozenset(
         "RNN",
     }
 )
+ATTENTION_KERNELS = frozenset(
+    {"Attention", "GroupQueryAttention", "LinearAttention", "MultiHeadAttention"}
+)
+"""Operators that multiply two activations, twice, and always in float."""
+JOINED = ("/MatMulAddFusion", "/MatmulTransposeFusion/")
+"""What ONNX Runtime adds to the name of a product that it joins with its bias, or with the
+transposition of a factor."""
 FEWEST_EXAMPLES = 16
 """Calibration examples below which nothing is calibrated or compared, unless a recipe asks for
 fewer: the ranges of so few texts say little of the next one."""
@@ -195,21 +202,36 @@ def check_faithful(
     return {"snr_db": round(ratios[worst], 2) if math.isfinite(ratios[worst]) else None}
 
 
-def check_kernels(name: str, kernels: Mapping[str, int], least: int) -> dict[str, Any]:
-    """At least ``least`` multiplications ran in a kernel for quantized weights."""
-    quantized = sum(kernels.get(kernel, 0) for kernel in INTEGER_KERNELS)
-    floats = sum(kernels.get(kernel, 0) for kernel in FLOAT_KERNELS)
-    if quantized < least:
+def check_kernels(
+    name: str, kernels: Mapping[str, Sequence[str]], layers: Sequence[str]
+) -> dict[str, Any]:
+    """Each of the nodes ``layers`` ran in a kernel for quantized weights, under its own name.
+
+    ``kernels`` names the nodes that ran, by operator. Those that multiplied in float are told by
+    name where others ran on quantized weights.
+    """
+    quantized = {k: kernels[k] for k in sorted(INTEGER_KERNELS & kernels.keys())}
+    floats = [node for k in sorted(FLOAT_KERNELS & kernels.keys()) for node in kernels[k]]
+    attention = [node for k in sorted(ATTENTION_KERNELS & kernels.keys()) for node in kernels[k]]
+    ran = {node for nodes in quantized.values() for node in nodes}
+    if missed := [layer for layer in layers if layer not in ran]:
+        operators = {node: operator for operator, nodes in kernels.items() for node in nodes}
         raise PassFailed(
             name,
-            "kernels for quantized weights in ONNX Runtime",
-            f"{least}",
-            f"{quantized}, and {floats} products in float",
+            "layers in kernels for quantized weights in ONNX Runtime",
+            f"all {len(layers)}",
+            f"{len(layers) - len(missed)}; {missed[0]!r} ran "
+            f"{f'as {operators[missed[0]]}' if missed[0] in operators else 'under no such name'}",
         )
-    return {
-        "quantized_kernels": {k: kernels[k] for k in sorted(INTEGER_KERNELS & kernels.keys())},
-        "float_products": floats,
+    facts: dict[str, Any] = {
+        "quantized_kernels": {kernel: len(nodes) for kernel, nodes in quantized.items()},
+        "float_products": len(floats),
     }
+    if quantized and floats:
+        facts["float_nodes"] = floats
+    if quantized and attention:
+        facts["float_attention"] = len(attention)
+    return facts
 
 
 def audit_onnx(
@@ -218,13 +240,16 @@ def audit_onnx(
     folder: Path,
     examples: Iterable[Feeds],
     floor_db: float,
-    kernels: int,
+    layers: Sequence[str] = (),
+    signed: bool = False,
 ) -> dict[str, Any]:
-    """Open and run the graph in ``folder`` beside the one that it was made from."""
+    """Open and run the graph in ``folder`` beside the one that it was made from; ``layers`` are
+    the nodes that have to run in kernels for quantized weights, ``signed`` says whether with
+    signed activations."""
     before = OnnxRun(name, source.folder / MODEL)
-    after = OnnxRun(name, folder / MODEL, profile=True)
+    after = OnnxRun(name, folder / MODEL, profile=True, signed=signed)
     facts = check_faithful(name, before, after, examples, floor_db)
-    return facts | check_kernels(name, after.kernels(), kernels)
+    return facts | check_kernels(name, after.kernels(), layers)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -254,10 +279,14 @@ def decibels(signal: float, noise: float) -> float:
 class OnnxRun:
     """A graph open in ONNX Runtime on the CPU, for checking and never for timing."""
 
-    def __init__(self, name: str, path: Path, profile: bool = False) -> None:
+    def __init__(self, name: str, path: Path, profile: bool = False, signed: bool = False) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if signed:
+            # Off on x86, where such kernels are slow: it turns values with one reader into unsigned
+            # ones, and multiplies those with several in float.
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
         self._folder = tempfile.TemporaryDirectory(prefix="assay-audit-") if profile else None
         if self._folder:
             options.enable_profiling = True
@@ -272,17 +301,24 @@ class OnnxRun:
     def __call__(self, feeds: Feeds) -> Feeds:
         return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
 
-    def kernels(self) -> Counter[str]:
-        """How many nodes of each operator type ran, by the session's own profile. Ends it."""
+    def kernels(self) -> dict[str, list[str]]:
+        """The nodes that ran, by operator type, from the session's own profile. Ends it."""
         profile = Path(self.session.end_profiling())
         ran = {
-            (event["args"]["node_index"], event["args"]["op_name"])
+            # Nodes of branches and loops are counted from 0 again.
+            (int(event["args"]["node_index"]), event["name"]): event
             for event in json.loads(profile.read_text())
             if event["cat"] == "Node" and event["name"].endswith("_kernel_time")
         }
         if self._folder:
             self._folder.cleanup()
-        return Counter(op for _, op in ran)
+        by_operator: dict[str, list[str]] = {}
+        for _, event in sorted(ran.items()):
+            name = event["name"].removesuffix("_kernel_time")
+            for suffix in JOINED:
+                name = name.removesuffix(suffix)
+            by_operator.setdefault(event["args"]["op_name"], []).append(name)
+        return by_operator
 
 
 def _why_none(selection: Selection) -> str:

@@ -13,6 +13,7 @@ from quantize.passes import (
     Awq,
     Bf16,
     Distill,
+    Fp8,
     Fp16,
     Fuse,
     Int4,
@@ -20,6 +21,7 @@ from quantize.passes import (
     Pass,
     Prune,
     PruneStructured,
+    Qat,
     Smooth,
 )
 from quantize.recipe import Recipe
@@ -113,7 +115,7 @@ def _derive(
     parameters: dict[str, Any] = asked.parameters()
     # Pruned heads have left their caches: data that feed the model it started from feed others.
     data = fitted(data, artifact.signature) if data else None
-    if isinstance(asked, Int8):
+    if isinstance(asked, Int8 | Smooth):
         from quantize.int8 import weight_bits
 
         # Decided by this machine's processor, so it has to be part of the key.
@@ -160,14 +162,22 @@ def _apply(
             from quantize.prune import make_pruned
 
             return make_pruned(source, asked, folder, data, progress)
+        case Qat() if data:
+            from quantize.qat import make_trained
+
+            return make_trained(source, asked, folder, data, progress)
         case Fp16() if source.kind == "onnx":
             from quantize.fp16 import make_fp16
 
-            return make_fp16(source, asked, folder)
+            return make_fp16(source, asked, folder, data, progress)
         case Fp16() | Bf16():
             from quantize.half import make_half
 
             return make_half(source, asked, folder)
+        case Fp8():
+            from quantize.fp8 import make_fp8
+
+            return make_fp8(source, asked, folder)
         case Awq() if data:
             from quantize.awq import make_awq
 

@@ -7,6 +7,7 @@ calibrated artifact by the fingerprint of its data.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from compile.errors import Incorrect
 from compile.signature import Feeds
-from quantize.passes import Int8
+from quantize.passes import Activations, Int8
 from quantize.watch import watching_session
 
 BINS = 4096
@@ -32,16 +33,22 @@ class Range:
     low: float
     high: float
 
-    def u8(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scale (float32) and zero point (uint8), both scalars; zero itself is always exact."""
+    def grid(self, activations: Activations = "u8") -> tuple[np.ndarray, np.ndarray]:
+        """Scale (float32) and zero point (of the codes' type), both scalars; zero itself is always
+        exact. ``u8`` spans the range, and zero if that lies outside; ``s8`` spans as much on
+        either side of zero, whose code is 0."""
         low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if activations == "s8":
+            scale = np.float32(max(-low, high) / (LEVELS // 2 - 1)) or np.float32(1)
+            return np.asarray(scale), np.zeros((), np.int8)
         scale = np.float32((high - low) / (LEVELS - 1)) or np.float32(1)
         return np.asarray(scale), np.asarray(np.clip(round(-low / scale), 0, 255), np.uint8)
 
-    def rounded(self, values: np.ndarray) -> np.ndarray:
+    def rounded(self, values: np.ndarray, activations: Activations = "u8") -> np.ndarray:
         """What the codes of these values stand for."""
-        scale, zero = (float(number) for number in self.u8())
-        return (np.clip(np.rint(values / scale) + zero, 0, LEVELS - 1) - zero) * scale
+        scale, zero = self.grid(activations)
+        codes, types = np.rint(values / float(scale)) + int(zero), np.iinfo(zero.dtype)
+        return (np.clip(codes, types.min, types.max) - int(zero)) * float(scale)
 
 
 @dataclass
@@ -114,26 +121,33 @@ class Histogram(Extremes):
         threshold = self.limit * best / half
         return self._within(-threshold, threshold)
 
-    def mse(self) -> Range:
+    def mse(self, activations: Activations = "u8") -> Range:
         """The range whose 8-bit codes are closest to the values, in the mean of the squares.
 
-        Both ends are pulled in by steps of 1/64 of their distance from zero, in every combination:
-        what is cut off at one end makes the steps finer for all (as in Banner et al. 2019,
-        "Post-training 4-bit quantization", without their assumption about the distribution).
+            argmin  sum_i n_i (Q(x_i; low, high) - x_i)^2
+
+        over bins of middle x_i and count n_i. Both ends are pulled in by steps of 1/64 of their
+        distance from zero, in every combination, or together where codes are symmetric: what is
+        cut off at one end makes the steps finer for all (as in Banner et al. 2019, "Post-training
+        4-bit quantization", without their assumption about the distribution).
         """
         held = self.counts > 0
         edges = np.linspace(-self.limit, self.limit, BINS + 1)
         values, counts = ((edges[:-1] + edges[1:]) / 2)[held], self.counts[held]
         shares = np.arange(CANDIDATES, CANDIDATES // 4, -1) / CANDIDATES
-        lows = shares * self.low if self.low < 0 else [0.0]
-        highs = shares * self.high if self.high > 0 else [0.0]
+        if activations == "s8":
+            reach = max(-self.low, self.high)
+            candidates = [(-share * reach, share * reach) for share in shares]
+        else:
+            lows = shares * self.low if self.low < 0 else [0.0]
+            highs = shares * self.high if self.high > 0 else [0.0]
+            candidates = list(itertools.product(lows, highs))
         best, least = self.minmax(), np.inf
-        for low in lows:
-            for high in highs:
-                tried = Range(float(low), float(high))
-                error = float(counts @ np.square(tried.rounded(values) - values))
-                if error < least:
-                    best, least = tried, error
+        for low, high in candidates:
+            tried = Range(float(low), float(high))
+            error = float(counts @ np.square(tried.rounded(values, activations) - values))
+            if error < least:
+                best, least = tried, error
         return best
 
     def _within(self, low: float, high: float) -> Range:
@@ -166,7 +180,7 @@ def _range(seen: Extremes, asked: Int8) -> Range:
         case "entropy":
             return seen.entropy()
         case "mse":
-            return seen.mse()
+            return seen.mse(asked.activations)
     return seen.percentile(asked.percentile)
 
 

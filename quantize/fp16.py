@@ -2,13 +2,16 @@
 
 ONNX Runtime's own converter does the rewriting. What it does silently is made visible here:
 numbers beyond half precision's range are found before it clamps them, its casts are put in
-topological order, and operators that overflow on ordinary activations stay in float32.
+topological order, and operators that overflow on ordinary activations stay in float32. Whether
+other values leave half precision's range is found by emulating it, since a CPU does not show that
+(``quantize/emulated_half.py``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.transformers import float16
 
 from compile.artifact import Artifact, Made
+from compile.data import DataSource
 from compile.graph import array, load_onnx, save_onnx, subgraphs, tensor_bytes
 from compile.parity import parity_feeds
+from compile.signature import Feeds
 from quantize.audit import PassFailed, audit_onnx, check_exclude, check_smaller, folder_bytes
 from quantize.exclude import matching
+from quantize.fp16_search import HalfGraph, search_kept
 from quantize.passes import Fp16
 from quantize.watch import float_values
 
@@ -33,18 +39,38 @@ KEPT = frozenset({*float16.DEFAULT_OP_BLOCK_LIST, *OVERFLOWING})
 """Operators that stay in float32; the converter's own list is of those without half kernels."""
 
 
-def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
+def make_fp16(
+    source: Artifact,
+    asked: Fp16,
+    folder: Path,
+    data: DataSource | None,
+    progress: Callable[[str], None],
+) -> Made:
     """Carry out the pass on an ONNX artifact and audit the result.
 
     Facts: ``converted`` and ``kept`` tensors, ``clamped`` scalars, ``underflowed`` weights,
-    ``kept_nodes``, bytes, ``weights_share`` and signal-to-noise ratio.
+    ``kept_nodes``, bytes, ``weights_share``, signal-to-noise ratio as it runs here (``snr_db``)
+    and with every result rounded to half precision (``half_snr_db``); of a search ``kept_why``
+    and ``tried``.
     """
     model = load_onnx(source.folder)
     weights = {tensor.name for tensor in model.graph.initializer}
     called = [[n.name, *(i for i in n.input if i in weights)] for n in model.graph.node]
     check_exclude(asked.name, asked.exclude, [name for names in called for name in names])
     blocked = [names[0] for names in called if matching(asked.exclude, names)]
-    facts = check_range(asked.name, model, set(blocked))
+    floats = float_values(source.folder)
+    graph = HalfGraph(
+        source.folder,
+        floats,
+        _examples(source, asked, data),
+        lambda node: node.op_type in KEPT or node.name in blocked,
+    )
+    searched: dict[str, Any] = {}
+    if asked.search:
+        found, searched = search_kept(asked.name, graph, asked.min_snr_db, progress)
+        blocked += [n.name for n in model.graph.node if n.name in found and n.name not in blocked]
+    facts = check_range(asked.name, model, set(blocked)) | searched
+    facts |= check_emulated(asked, graph.snr_db(frozenset(blocked)))
     before = _float_tensors(model)
     wanted = set(_read_in_half(model.graph, set(blocked)))
     size = sum(tensor_bytes(t) for t in _weights(model, TensorProto.FLOAT) if t.name in wanted)
@@ -53,7 +79,7 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     # Counted now, since the converter works in place.
     everything = _float_bytes(model)
     facts["weights_share"] = round(size / everything, 4)
-    converted = convert(model, blocked, float_values(source.folder))
+    converted = convert(model, blocked, floats)
     after = _float_tensors(converted)
     save_onnx(converted, folder)
     files = (source.bytes, folder_bytes(folder))
@@ -61,8 +87,34 @@ def make_fp16(source: Artifact, asked: Fp16, folder: Path) -> Made:
     facts |= check_smaller(asked.name, (size, halved), files, 0.5)
     facts |= {"converted": len(before) - len(after), "kept": len(after), "kept_nodes": blocked}
     examples = (feeds for _, feeds in parity_feeds(source.signature))
-    facts |= audit_onnx(asked.name, source, folder, examples, asked.min_snr_db, kernels=0)
+    facts |= audit_onnx(asked.name, source, folder, examples, asked.min_snr_db)
     return Made("onnx", source.signature, facts)
+
+
+def check_emulated(asked: Fp16, snr_db: float) -> dict[str, Any]:
+    """With every result in half precision the outputs are finite and within the floor."""
+    if snr_db < asked.min_snr_db:
+        found = f"{snr_db:.1f} dB" if math.isfinite(snr_db) else "some that are not finite"
+        raise PassFailed(
+            asked.name,
+            "outputs with every result rounded to half precision",
+            f"finite ones of at least {asked.min_snr_db:g} dB",
+            found if asked.search else f"{found}; search = true finds what to keep in float32",
+        )
+    return {"half_snr_db": round(snr_db, 2) if math.isfinite(snr_db) else None}
+
+
+def _examples(
+    source: Artifact, asked: Fp16, data: DataSource | None
+) -> Callable[[], Iterator[Feeds]]:
+    """What half precision is emulated on: synthetic inputs, and calibration data for a search."""
+
+    def examples() -> Iterator[Feeds]:
+        yield from (feeds for _, feeds in parity_feeds(source.signature))
+        if asked.search and data:
+            yield from data.calibration(data.calibration_examples(asked.examples))
+
+    return examples
 
 
 def convert(model: ModelProto, blocked: list[str], floats: set[str]) -> ModelProto:

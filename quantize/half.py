@@ -27,7 +27,7 @@ def make_half(source: Artifact, asked: Fp16 | Bf16, folder: Path) -> Made:
 
     Facts: ``clamped`` numbers, ``underflowed`` weights, bytes and signal-to-noise ratio.
     """
-    if isinstance(asked, Fp16) and asked.exclude:
+    if isinstance(asked, Fp16) and (asked.exclude or asked.search):
         raise Unsupported("pass 'fp16' can exclude nodes of ONNX graphs only, not of torch modules")
     dtype = torch.float16 if isinstance(asked, Fp16) else torch.bfloat16
     reference, model = load_model(source.folder), load_model(source.folder)

@@ -113,9 +113,8 @@ def make_int4(
     files = (source.bytes, folder_bytes(folder))
     facts |= check_smaller(asked.name, size.now(model), files, _share(asked, selection))
     audited = (feeds for _, feeds in parity_feeds(source.signature))
-    facts |= audit_onnx(
-        asked.name, source, folder, audited, asked.min_snr_db, len(selection.layers)
-    )
+    names = [layer.node.name for layer in selection.layers]
+    facts |= audit_onnx(asked.name, source, folder, audited, asked.min_snr_db, names)
     return Made("onnx", source.signature, facts)
 
 

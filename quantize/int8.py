@@ -1,12 +1,18 @@
-"""INT8: weights in s8 with a scale per output channel, activations in u8 with one per tensor.
+"""INT8: weights in s8 with a scale per output channel, activations in 8 bits with one per tensor.
 
-    y = (a_q - z_a) * s_a  @  w_q * s_w        a_q in 0..255, w_q in -127..127
+    y = (a_q - z_a) * s_a  @  w_q * s_w        a_q in 0..255 or -127..127, w_q in -127..127
 
-This pairing, u8 by s8, is the one that ONNX Runtime's CPU kernels and VNNI are made for. Both
-modes quantize a weight alike and differ in the activations' ranges alone: ``dynamic`` emits the
-operators that find a range in each call, ``static`` a QuantizeLinear and DequantizeLinear pair
+u8 by s8 is the pairing that ONNX Runtime's CPU kernels and VNNI are made for, and its zero point
+puts all codes to use where values lie on one side (behind a GELU). s8 by s8 with zero points of 0
+is what TensorRT takes and tensor cores multiply. ONNX Runtime's CPU provider has it too, slowly,
+and off on x86 by default: there it multiplies in float what several layers read.
+
+Both modes quantize a weight alike and differ in the activations' ranges alone: ``dynamic`` emits
+the operators that find a range in each call, ``static`` a QuantizeLinear and DequantizeLinear pair
 with a calibrated one. Only the inputs of layers are quantized, never their outputs: the kernels
-then return float32, and activation, normalisation and residual keep their float fusions.
+then return float32, and activation, normalisation and residual keep their float fusions. The two
+products of attention multiply two activations and stay in float unless asked for: they are one
+operator with one kernel, which has to be taken apart for it (``quantize/attention.py``).
 
 ONNX Runtime's own quantizers are not used for two reasons. ``quantize_dynamic`` makes an invalid
 graph at opset 23 unless told which operators to leave, and its static calibrators hold every
@@ -17,7 +23,8 @@ the percentile of the histogram are the same as here, which the tests check.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +36,9 @@ from compile.errors import InputError
 from compile.graph import array, consumers, initializers, load_onnx, save_onnx, shapes
 from compile.parity import parity_feeds
 from compile.signature import Feeds
+from quantize.attention import activation_products, spell_out_attention
 from quantize.audit import (
+    PassFailed,
     audit_onnx,
     check_examples,
     check_matched,
@@ -38,6 +47,7 @@ from quantize.audit import (
     folder_bytes,
 )
 from quantize.calibrate import Range, activation_ranges
+from quantize.exclude import matching
 from quantize.linear import (
     Footprint,
     Layer,
@@ -46,7 +56,7 @@ from quantize.linear import (
     linear_layers,
     replace_nodes,
 )
-from quantize.passes import Int8
+from quantize.passes import Activations, Int8
 from quantize.rounding.channels import channel_codes
 
 AUDITED = 16
@@ -62,16 +72,31 @@ def make_int8(
 ) -> Made:
     """Carry out the pass on an ONNX artifact and audit the result.
 
-    Facts: layers matched and left alone, bytes, signal-to-noise ratio, kernels, ``weight_bits``
-    and, where it calibrates, ``calibration_examples``. Raises PassFailed for data with too few.
+    Facts: layers matched and left alone, bytes, signal-to-noise ratio, kernels, ``weight_bits``,
+    ``activations`` and, where it calibrates, ``calibration_examples``. Raises PassFailed for data
+    with too few.
     """
     model = load_onnx(source.folder)
+    if asked.attention:
+        spell_out_attention(model)
+    pairs = activation_products(model) if asked.attention else []
+    products = [
+        node
+        for node in pairs
+        if not matching(asked.exclude, [node.name])
+        and (not asked.layers or matching(asked.layers, [node.name]))
+    ]
     selection = linear_layers(model, asked.exclude, asked.layers)
     tables = Selection()
     if asked.embeddings:
         tables = embedding_layers(model, asked.exclude, asked.layers)
-    check_patterns(asked, [*selection.names, *tables.names])
+    names = [*selection.names, *tables.names, *(node.name for node in pairs)]
+    check_patterns(asked, names)
     facts = check_matched(asked.name, selection)
+    if asked.attention and not products:
+        raise PassFailed(
+            asked.name, "products of two activations", "at least one, with attention = true", "none"
+        )
     audited: Iterable[Feeds] = (feeds for _, feeds in parity_feeds(source.signature))
     ranges = None
     if asked.mode == "static":
@@ -80,22 +105,37 @@ def make_int8(
         examples = check_examples(asked.name, "passes.examples", data, asked.examples)
         facts["calibration_examples"] = examples
         progress(f"int8: calibrating on {examples} examples")
-        inputs = list(dict.fromkeys(layer.node.input[0] for layer in selection.layers))
-        ranges = activation_ranges(source.folder, inputs, data.calibration(examples), asked)
+        ranges = _ranges(model, selection, products, data.calibration(examples), asked)
         # Synthetic inputs may lie outside of the calibrated ranges by right.
         audited = data.calibration(min(examples, AUDITED))
     bits = weight_bits()
     size = Footprint(model, [*selection.layers, *tables.layers])
-    quantize_int8(model, selection, tables.layers, ranges, bits)
+    quantize_int8(model, selection, tables.layers, ranges, bits, asked.activations, products)
     save_onnx(model, folder)
     facts["weights_share"] = size.share
-    facts |= {"mode": asked.mode, "weight_bits": bits, "embeddings": len(tables.layers)}
+    facts |= {"mode": asked.mode, "activations": asked.activations, "weight_bits": bits}
+    facts |= {"embeddings": len(tables.layers), "attention_products": len(products)}
     files = (source.bytes, folder_bytes(folder))
     facts |= check_smaller(asked.name, size.now(model), files, _share(selection))
-    facts |= audit_onnx(
-        asked.name, source, folder, audited, asked.min_snr_db, len(selection.layers)
-    )
+    names = [node.name for node in (*(layer.node for layer in selection.layers), *products)]
+    signed = asked.activations == "s8"
+    facts |= audit_onnx(asked.name, source, folder, audited, asked.min_snr_db, names, signed)
     return Made("onnx", source.signature, facts)
+
+
+def _ranges(
+    model: ModelProto,
+    selection: Selection,
+    products: Sequence[NodeProto],
+    examples: Iterable[Feeds],
+    asked: Int8,
+) -> dict[str, Range]:
+    inputs = [layer.node.input[0] for layer in selection.layers]
+    inputs += [name for node in products for name in node.input]
+    with tempfile.TemporaryDirectory(prefix="assay-int8-") as folder:
+        # Not the source's file: attention may have been taken apart.
+        save_onnx(model, Path(folder))
+        return activation_ranges(Path(folder), list(dict.fromkeys(inputs)), examples, asked)
 
 
 def quantize_int8(
@@ -104,10 +144,13 @@ def quantize_int8(
     embeddings: list[Layer],
     ranges: Mapping[str, Range] | None,
     bits: int,
+    activations: Activations = "u8",
+    products: Sequence[NodeProto] = (),
 ) -> None:
-    """Rewrite the selected layers of ``model`` in place.
+    """Rewrite the selected layers of ``model``, and ``products`` of two activations, in place.
 
-    ``ranges`` holds the range of each layer's input, by tensor name; None asks for dynamic ones.
+    ``ranges`` holds the range of each of their inputs, by tensor name; None asks for dynamic ones,
+    whose codes are u8 whatever ``activations`` says, and of layers alone.
     ``bits`` is 8, or 7 on a processor whose u8s8 instructions saturate (``weight_bits``).
     """
     weights = {
@@ -128,10 +171,12 @@ def quantize_int8(
         if ranges is None:
             nodes = _dynamic_layer(layer, prepared)
         else:
-            nodes = _static_layer(layer, prepared)
+            nodes = _static_layer(layer, activations, prepared)
         replacements[layer.node.output[0]] = nodes
+    for node in products:
+        replacements[node.output[0]] = _static_product(node, activations, prepared)
     if ranges is not None:
-        spans = {name: found.u8() for name, found in ranges.items()}
+        spans = {name: found.grid(activations) for name, found in ranges.items()}
         for name, (scale, zero) in spans.items():
             constants.append(numpy_helper.from_array(scale, f"{name}__scale"))
             constants.append(numpy_helper.from_array(zero, f"{name}__zero"))
@@ -193,17 +238,10 @@ def _dynamic_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
     return nodes
 
 
-def _static_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
+def _static_layer(layer: Layer, activations: Activations, prepared: set[str]) -> list[NodeProto]:
     """ONNX Runtime fuses these to MatMulIntegerToFloat, or with a flat bias to QGemm."""
     source, weight = layer.node.input[0], layer.weight.name
-    nodes = []
-    if source not in prepared:
-        prepared.add(source)
-        scale = [f"{source}__scale", f"{source}__zero"]
-        nodes += [
-            helper.make_node("QuantizeLinear", [source, *scale], [f"{source}__u8"]),
-            helper.make_node("DequantizeLinear", [f"{source}__u8", *scale], [f"{source}__dq"]),
-        ]
+    nodes = _static_input(source, activations, prepared)
     if weight not in prepared:
         prepared.add(weight)
         scale = [f"{weight}__scale", f"{weight}__zero"]
@@ -214,6 +252,26 @@ def _static_layer(layer: Layer, prepared: set[str]) -> list[NodeProto]:
         )
     inputs = [f"{source}__dq", f"{weight}__dq"]
     return [*nodes, helper.make_node("MatMul", inputs, layer.node.output, name=layer.node.name)]
+
+
+def _static_product(
+    node: NodeProto, activations: Activations, prepared: set[str]
+) -> list[NodeProto]:
+    quantized = [each for name in node.input for each in _static_input(name, activations, prepared)]
+    inputs = [f"{name}__dq" for name in node.input]
+    return [*quantized, helper.make_node("MatMul", inputs, node.output, name=node.name)]
+
+
+def _static_input(source: str, activations: Activations, prepared: set[str]) -> list[NodeProto]:
+    """Nothing where another reader has prepared it already."""
+    if source in prepared:
+        return []
+    prepared.add(source)
+    scale, codes = [f"{source}__scale", f"{source}__zero"], f"{source}__{activations}"
+    return [
+        helper.make_node("QuantizeLinear", [source, *scale], [codes]),
+        helper.make_node("DequantizeLinear", [codes, *scale], [f"{source}__dq"]),
+    ]
 
 
 def _flat_biases(

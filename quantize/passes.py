@@ -6,6 +6,7 @@ does is in the module of its own name (``quantize/int8.py``, ...), loaded by ``q
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -17,6 +18,10 @@ from quantize.pruning.pattern import Pattern, parse_pattern
 Patterns = tuple[str, ...]
 """Shell patterns (``*head*``), matched against the names of layers (nodes of a graph, modules)
 and of their weights. One that matches none of those that the pass might change is refused."""
+
+
+Activations = Literal["u8", "s8"]
+"""8-bit codes of activations: unsigned with a zero point, or signed and symmetric."""
 
 
 class Pass(BaseModel):
@@ -207,6 +212,51 @@ class Prune(Pass):
         return self
 
 
+class Qat(Pass):
+    """Train with the rounding of static ``int8`` in the forward pass, by torchao's PT2E."""
+
+    name = "qat"
+    version = 1
+    kinds = ("torch",)
+    rank = 2
+    """That of ``prune``: training would fill its zeros again."""
+    libraries = ("torch", "torchao")
+
+    activations: Activations = "u8"
+    """Codes that are trained for: as in the ``int8`` behind it."""
+    exclude: Patterns = Field(default=(), strict=False)
+    alpha: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the unquantized model's logits; the labels get the rest."""
+    steps: int = Field(default=100, ge=2)
+    lr: float = Field(default=1e-5, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def why_not(self, target: Kind) -> str | None:
+        if target == "torch":
+            return "pass 'qat' trains for the 'int8' behind it, which works on ONNX graphs"
+        if find_spec("torchao") is None:
+            return "pass 'qat' needs torchao: pip install 'assay[qat]'"
+        return None
+
+    def works_on(self, kind: Kind, target: Kind) -> Kind:
+        return "torch"
+
+    def why_not_before(self, later: Pass | None) -> str | None:
+        """Why it cannot stand before that pass of a recipe, in one line; None where it can."""
+        if not isinstance(later, Int8) or later.mode != "static":
+            return "'qat' trains for static ranges: 'int8' with mode = \"static\" has to come next"
+        if self.activations != later.activations:
+            return "'qat' and 'int8' have to agree about activations"
+        if set(self.exclude) != set(later.exclude):
+            return "'qat' and 'int8' have to exclude the same"
+        return None
+
+
 class Fuse(Pass):
     """Let ONNX Runtime fuse subgraphs into its own operators, in the file."""
 
@@ -222,7 +272,7 @@ class Awq(Pass):
     """Scale up the inputs that carry much in the weights that read them, before ``int4`` rounds."""
 
     name = "awq"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 4
     libraries = ("onnx", "numpy", "scipy")
@@ -260,11 +310,13 @@ class Smooth(Pass):
     """SmoothQuant: move part of the activations' range into the weights, before static ``int8``."""
 
     name = "smooth"
-    version = 1
+    version = 2
     kinds = ("onnx",)
     rank = 4
     libraries = ("onnx", "numpy")
 
+    activations: Activations = "u8"
+    """Codes for which alpha is searched: as in the ``int8`` behind it."""
     insert: bool = True
     """Put a ``Mul`` where nothing before a layer can take its scale; else leave the layer."""
     examples: int = Field(default=128, ge=1)
@@ -280,25 +332,47 @@ class Smooth(Pass):
 
     def why_not_before(self, later: Pass | None) -> str | None:
         """Why it cannot stand before that pass of a recipe, in one line; None where it can."""
-        if isinstance(later, Int8) and later.mode == "static":
-            return None
-        return (
-            "'smooth' prepares static ranges: 'int8' with mode = \"static\" has to come behind it"
-        )
+        if not isinstance(later, Int8) or later.mode != "static":
+            wanted = "'int8' with mode = \"static\""
+            return f"'smooth' prepares static ranges: {wanted} has to come behind it"
+        if later.calibration not in ("minmax", "mse"):
+            # What they cut off is no part of the error that alpha is searched for.
+            return (
+                "'smooth' is for ranges that lose least: 'int8' behind it needs calibration = "
+                f'"minmax" or "mse", not "{later.calibration}"'
+            )
+        if self.activations != later.activations:
+            return "'smooth' and 'int8' have to agree about activations"
+        return None
 
 
 class Fp16(Pass):
     """IEEE half precision. An ONNX graph keeps its float32 inputs and outputs."""
 
     name = "fp16"
-    version = 3
+    version = 4
     kinds = ("torch", "onnx")
     rank = 5
 
     exclude: Patterns = Field(default=(), strict=False)
     """Nodes of an ONNX graph, not those inside of branches and loops, that stay in float32 beside
     the operators known to overflow."""
+    search: bool = False
+    """Find the nodes of an ONNX graph whose values half precision does not hold, and keep as few
+    as can be in float32."""
+    examples: int = Field(default=16, ge=1)
+    """Calibration examples of ``search``, or all that the data's split has."""
     min_snr_db: float = Field(default=35.0, ge=0)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.search
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Fp16:
+        if "examples" in self.model_fields_set and not self.search:
+            raise ValueError("examples would have no effect without search = true")
+        return self
 
     def distributions(self, source: Kind) -> tuple[str, ...]:
         # ONNX Runtime's converter halves a graph, torch a module.
@@ -322,17 +396,40 @@ class Bf16(Pass):
         return None
 
 
+class Fp8(Pass):
+    """8-bit floats (E4M3) in the linear layers of a torch module, bfloat16 in all else."""
+
+    name = "fp8"
+    version = 1
+    kinds = ("torch",)
+    rank = 5
+    libraries = ("torch",)
+
+    exclude: Patterns = Field(default=(), strict=False)
+    min_snr_db: float = Field(default=15.0, ge=0)
+
+    def why_not(self, target: Kind) -> str | None:
+        if target == "onnx":
+            return (
+                "pass 'fp8' is for torch: ONNX Runtime's CPU provider multiplies no 8-bit floats, "
+                "and its CUDA provider has them in an operator of its own (GemmFloat8)"
+            )
+        return None
+
+
 class Int8(Pass):
-    """Multiply 8-bit integers: weights s8 per output channel, activations u8 per tensor."""
+    """Multiply 8-bit integers: weights s8 per output channel, activations u8 or s8 per tensor."""
 
     name = "int8"
-    version = 3
+    version = 4
     kinds = ("onnx",)
     rank = 5
     libraries = ("onnx", "numpy")
 
     mode: Literal["dynamic", "static"] = "dynamic"
     """Ranges of the activations are found in each call, or once from calibration data."""
+    activations: Activations = "u8"
+    """Codes of the activations. ``s8`` has zero points of 0, as TensorRT asks."""
     calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, lt=100)
     """Share of an activation's values, per cent, that ``percentile`` keeps inside its range."""
@@ -345,6 +442,8 @@ class Int8(Pass):
     exclude: Patterns = Field(default=(), strict=False)
     embeddings: bool = False
     """Also store the tables of ``Gather`` in 8 bits."""
+    attention: bool = False
+    """Also multiply queries by keys, and attention's weights by values, in 8 bits (static)."""
     min_snr_db: float = Field(default=10.0, ge=0)
 
     @property
@@ -358,6 +457,11 @@ class Int8(Pass):
 
     @model_validator(mode="after")
     def _only_what_is_used(self) -> Int8:
+        if self.activations == "s8" and self.mode == "dynamic":
+            # DynamicQuantizeLinear makes u8 alone.
+            raise ValueError('activations = "s8" needs mode = "static"')
+        if self.attention and self.mode == "dynamic":
+            raise ValueError('attention = true needs mode = "static"')
         unused = {"calibration", "percentile", "examples"} if self.mode == "dynamic" else set()
         if self.mode == "static" and self.calibration != "percentile":
             unused = {"percentile"}
@@ -427,5 +531,18 @@ class Int4(Pass):
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for cls in (Distill, PruneStructured, Prune, Fuse, Awq, Smooth, Fp16, Bf16, Int8, Int4)
+    for cls in (
+        Distill,
+        PruneStructured,
+        Prune,
+        Qat,
+        Fuse,
+        Awq,
+        Smooth,
+        Fp16,
+        Bf16,
+        Fp8,
+        Int8,
+        Int4,
+    )
 }

@@ -22,7 +22,18 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compile.errors import InputError
-from quantize.passes import PASSES, Awq, Distill, Int4, Int8, Pass, Prune, PruneStructured, Smooth
+from quantize.passes import (
+    PASSES,
+    Awq,
+    Distill,
+    Int4,
+    Int8,
+    Pass,
+    Prune,
+    PruneStructured,
+    Qat,
+    Smooth,
+)
 
 SHIPPED = Path(__file__).parent / "recipes"
 PLAIN = {
@@ -62,9 +73,10 @@ class Recipe(BaseModel):
         return any(step.needs_data for step in self.passes)
 
     def trained_part(self) -> Recipe:
-        """The passes that make another function on purpose (a student, a pruned model): what is
-        left of the recipe when nothing is only stored in another format."""
-        trained = Distill | PruneStructured | Prune
+        """The passes that make another function on purpose (a student, a pruned model, weights
+        trained further): what is left of the recipe when nothing is only stored in another
+        format."""
+        trained = Distill | PruneStructured | Prune | Qat
         passes = tuple(step for step in self.passes if isinstance(step, trained))
         return Recipe(name=f"{self.name}, its trained part", passes=passes)
 
@@ -149,12 +161,13 @@ def _check_order(passes: tuple[Pass, ...], where: str) -> None:
         if earlier.rank >= later.rank and not _share_layers(earlier, later):
             raise InputError(
                 f"{where}: {later.name!r} cannot come after {earlier.name!r}; the order is "
-                "distill, prune_structured, prune (trained in torch), fuse, then awq or smooth, "
-                "then at most one of fp16, bf16, int8, int4 (or several of the last two, each with "
-                "layers of its own), because each pass would undo a later one before it"
+                "distill, prune_structured, prune or qat (trained in torch), fuse, then awq or "
+                "smooth, then at most one of fp16, bf16, fp8, int8, int4 (or several of the last "
+                "two, each with layers of its own), because each pass would undo a later one "
+                "before it"
             )
     for step, behind in itertools.pairwise((*passes, None)):
-        if isinstance(step, Awq | Smooth) and (reason := step.why_not_before(behind)):
+        if isinstance(step, Qat | Awq | Smooth) and (reason := step.why_not_before(behind)):
             raise InputError(f"{where}: {reason}")
 
 

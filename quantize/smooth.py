@@ -19,14 +19,15 @@ import numpy as np
 from compile.artifact import Artifact, Made
 from compile.data import DataSource
 from quantize.absorb import Group
+from quantize.calibrate import Range
 from quantize.gram import InputStatistics, squared_error
+from quantize.int8 import weight_bits
 from quantize.migration import Scaling, make_scaled
-from quantize.passes import Smooth
+from quantize.passes import Activations, Smooth
 from quantize.rounding.channels import channel_codes
 
-ALPHAS = tuple(float(alpha) for alpha in np.round(np.arange(1, 20) / 20, 2))
-STEPS = 255
-"""Between the 8-bit codes of an activation."""
+ALPHAS = tuple(float(alpha) for alpha in np.round(np.arange(1, 21) / 20, 2))
+"""Up to 1, where all channels of an activation come to the same range."""
 
 
 def make_smooth(
@@ -39,21 +40,27 @@ def make_smooth(
     """Carry out the pass (``quantize/migration.py``)."""
 
     def search(group: Group, seen: InputStatistics) -> Scaling:
-        return search_smoothing([layer.values() for layer in group.layers], seen)
+        weights = [layer.values() for layer in group.layers]
+        return search_smoothing(weights, seen, asked.activations, bits)
 
+    bits = weight_bits()
     return make_scaled(source, asked, folder, data, progress, search)
 
 
 def search_smoothing(
-    weights: Sequence[np.ndarray], seen: InputStatistics, alphas: Sequence[float] = ALPHAS
+    weights: Sequence[np.ndarray],
+    seen: InputStatistics,
+    activations: Activations = "u8",
+    bits: int = 8,
+    alphas: Sequence[float] = ALPHAS,
 ) -> Scaling:
     """The scales under which the (K, N) ``weights``, which share an input, lose least in INT8."""
     unscaled = np.ones(len(seen.low), np.float32)
-    before = int8_error(weights, seen, unscaled)
+    before = int8_error(weights, seen, unscaled, activations, bits)
     best = Scaling(unscaled, None, before, before)
     for alpha in alphas:
         scales = scales_of(weights, seen, alpha)
-        error = int8_error(weights, seen, scales)
+        error = int8_error(weights, seen, scales, activations, bits)
         if error < best.error:
             best = Scaling(scales, alpha, error, before)
     return best
@@ -71,21 +78,26 @@ def scales_of(weights: Sequence[np.ndarray], seen: InputStatistics, alpha: float
     return scales.astype(np.float32)
 
 
-def int8_error(weights: Sequence[np.ndarray], seen: InputStatistics, scales: np.ndarray) -> float:
-    """Squared error of the outputs over their power, with s W in 8 bits by column and x / s in 8
-    bits over its whole range.
+def int8_error(
+    weights: Sequence[np.ndarray],
+    seen: InputStatistics,
+    scales: np.ndarray,
+    activations: Activations = "u8",
+    bits: int = 8,
+) -> float:
+    """Squared error of the outputs over their power, with s W in 8 bits (``bits``) by column and
+    x / s in 8 bits over its whole range.
 
     A rounded activation is off by up to half a step either way, evenly and each channel by itself:
     step^2 / 12 of each, times the power of the weights that read it.
     """
-    low = min(float((seen.low / scales).min()), 0.0)
-    high = max(float((seen.high / scales).max()), 0.0)
-    noise = ((high - low) / STEPS) ** 2 / 12
+    span = Range(float((seen.low / scales).min()), float((seen.high / scales).max()))
+    noise = float(span.grid(activations)[0]) ** 2 / 12
     column = scales[:, None]
     power = lost = 0.0
     for weight in weights:
         scaled = weight * column
-        codes, steps = channel_codes(scaled, 8)
+        codes, steps = channel_codes(scaled, bits)
         lost += squared_error(codes * steps / column - weight, seen.gram)
         lost += noise * float(np.square(scaled, dtype=np.float64).sum())
         power += squared_error(weight, seen.gram)

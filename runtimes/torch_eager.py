@@ -102,9 +102,13 @@ class TorchSession:
     ) -> None:
         import torch
 
+        from compile.models.fp8 import why_not_fp8
+
         self._torch = torch
         self.signature = signature
         self._device = _device(options.device)
+        if reason := why_not_fp8(module, self._device):
+            raise Unsupported(reason)
         if clock == CUDA_EVENTS and self._device.type != "cuda":
             raise InputError(f"clock = {clock!r} times CUDA devices only, not {options.device}")
         self._clock = clock

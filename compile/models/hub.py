@@ -36,6 +36,7 @@ from compile.artifact import Artifact, Made, Step, Store, file_sha256
 from compile.errors import Corrupted, InputError, Unsupported
 from compile.models.adapter import KeywordAdapter, observe_outputs, run_named
 from compile.models.config import decoder_signature
+from compile.models.fp8 import put_fp8, take_fp8
 from compile.models.hub_cache import CausalAdapter, cache_shape
 from compile.models.hub_files import hub_folder
 from compile.models.labels import label_names
@@ -141,7 +142,7 @@ def rebuild_hub(origin: Mapping[str, Any], signature: Signature, folder: Path) -
     """
     _check_version(origin)
     cls = getattr(transformers, origin["class"])
-    state = read_weights(folder / WEIGHTS)
+    state, packed = take_fp8(read_weights(folder / WEIGHTS))
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     with _quiet():
         module, report = cls.from_pretrained(
@@ -153,6 +154,7 @@ def rebuild_hub(origin: Mapping[str, Any], signature: Signature, folder: Path) -
         )
     if missing := sorted(report["missing_keys"]):
         raise Corrupted(f"{folder / WEIGHTS} has no weights for {missing[0]!r}")
+    put_fp8(module, packed)
     if origin["causal"]:
         return CausalAdapter(module)
     return _adapter(module, tuple(spec.name for spec in signature.inputs))

@@ -29,6 +29,7 @@ from compile.artifact import Made
 from compile.errors import Corrupted, InputError
 from compile.models.adapter import Adapter
 from compile.models.config import TransformerConfig
+from compile.models.fp8 import put_fp8, take_fp8
 from compile.signature import Feeds, Signature, TensorSpec
 
 ORIGIN = "origin.json"
@@ -198,7 +199,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Raises Corrupted for a file that cannot be read or belongs to another module.
     """
-    state = read_weights(path)
+    state, packed = take_fp8(read_weights(path))
     # One Parameter object for all names that share a tensor keeps them shared.
     parameters: dict[int, nn.Parameter] = {}
     for name, _ in module.named_parameters(remove_duplicate=False):
@@ -211,6 +212,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise Corrupted(f"{path} does not hold the weights of its model: {reason}") from error
+    put_fp8(module, packed)
 
 
 def _load_examples(path: Path) -> Feeds | None:

@@ -52,13 +52,20 @@ SHIPPED = (
     "int8-dynamic",
     "int8-static",
     "int8-smooth",
+    "int8-qat",
     "int4",
     "int4-hqq",
     "int4-gptq",
     "int4-awq",
 )
-FLOAT = {"pass": "int4", "rounding": "gptq", "accuracy_level": 1}
-"""What is faster where many tokens are computed at once; peers that name no level have it."""
+STATIC = {"pass": "int8", "mode": "static", "activations": "s8"}
+MORE = {
+    "int8-smooth, s8": [{"pass": "smooth", "activations": "s8"}, STATIC],
+    "int8-static, attention": [{"pass": "int8", "mode": "static", "attention": True}],
+    # What is faster where many tokens are computed at once; peers that name no level have it.
+    "int4-gptq, level 1": [{"pass": "int4", "rounding": "gptq", "accuracy_level": 1}],
+}
+"""Recipes beside the shipped ones: their passes."""
 MODELS = {
     "encoder": (
         ModelEntry(source="encoder-small"),
@@ -175,8 +182,9 @@ def run(model: str, environments: Path, only: str) -> Iterator[str]:
             source = built(Recipe(name="fp32"))
             builds = [Build("fp32", source.folder)]
             ours = [load_recipe(name, Path()) for name in SHIPPED]
-            float_products = {"passes": [FLOAT], "tolerance": {"min_snr_db": 5.0}}
-            ours.append(recipe_from_table("int4-gptq, level 1", float_products, "here"))
+            for name, passes in MORE.items():
+                table = {"passes": passes, "tolerance": {"min_snr_db": 5.0}}
+                ours.append(recipe_from_table(name, table, "here"))
             for recipe in ours:
                 start = time.perf_counter()
                 name = f"assay {recipe.name}"

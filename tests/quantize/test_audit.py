@@ -92,12 +92,19 @@ def test_kernels_that_ran_are_counted_by_the_profile(graphs, tmp_path: Path) -> 
     for seed in range(3):
         run(graphs.FFN.feeds({"batch": 1, "sequence": 4 + seed}, seed))
     kernels = run.kernels()
-    assert kernels["DynamicQuantizeMatMul"] == 1
-    assert kernels["MatMul"] == 1
-    facts = check_kernels("p", kernels, 1)
-    assert facts == {"quantized_kernels": {"DynamicQuantizeMatMul": 1}, "float_products": 1}
-    with pytest.raises(PassFailed, match="expected 2, found 1, and 1 products in float"):
-        check_kernels("p", kernels, 2)
+    assert kernels["DynamicQuantizeMatMul"] == ["up"]
+    assert kernels["MatMul"] == ["down"]
+    facts = check_kernels("p", kernels, ["up"])
+    assert facts == {
+        "quantized_kernels": {"DynamicQuantizeMatMul": 1},
+        "float_products": 1,
+        "float_nodes": ["down"],
+    }
+    with pytest.raises(PassFailed, match=r"expected all 2, found 1; 'down' ran as MatMul"):
+        check_kernels("p", kernels, ["up", "down"])
+    # Another node's kernel does not stand for it, however many there are.
+    with pytest.raises(PassFailed, match=r"expected all 1, found 0; 'gate' ran under no such"):
+        check_kernels("p", kernels, ["gate"])
 
 
 def test_graph_that_does_not_open_fails_in_one_line(graphs, tmp_path: Path) -> None:

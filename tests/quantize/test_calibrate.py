@@ -33,11 +33,23 @@ def normal(size: int, seed: int = 0) -> np.ndarray:
     ],
 )
 def test_u8_spans_the_range_with_zero_exact(span: Range, scale: float, zero: int) -> None:
-    got = span.u8()
+    got = span.grid()
     assert got[0] == pytest.approx(scale, rel=1e-6)
     assert got[1] == zero
     assert got[0].dtype == np.float32
     assert got[1].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("span", "scale"), [(Range(-1.27, 0.5), 0.01), (Range(0.3, 2.54), 0.02), (Range(0, 0), 1.0)]
+)
+def test_s8_spans_both_sides_of_a_zero_whose_code_is_0(span: Range, scale: float) -> None:
+    got = span.grid("s8")
+    assert got[0] == pytest.approx(scale, rel=1e-6)
+    assert (got[0].dtype, got[1].dtype, got[1]) == (np.float32, np.int8, 0)
+    assert span.rounded(np.array([-span.high, 0.0, span.high]), "s8") == pytest.approx(
+        [-span.high, 0, span.high], abs=scale / 2
+    )
 
 
 def test_histogram_keeps_every_count_when_its_limit_doubles() -> None:
@@ -92,7 +104,7 @@ def test_entropy_cuts_off_a_lonely_outlier_and_keeps_an_even_range() -> None:
     assert filled(even).entropy().high > 0.95
 
 
-@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy", "mse"])
 def test_ranges_come_from_examples_of_unlike_lengths(calibration: str, graphs, examples) -> None:
     """ONNX Runtime's collectors stack the examples, and fail here."""
     asked = Int8(mode="static", calibration=calibration)
@@ -123,8 +135,9 @@ def test_activation_that_is_not_finite_is_refused_by_name(graphs) -> None:
         activation_ranges(graphs.put(graphs.ffn()).folder, ["x"], [feeds], Int8(mode="static"))
 
 
-def test_memory_does_not_grow_with_the_examples(graphs, examples) -> None:
-    asked = Int8(mode="static", calibration="percentile")
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy", "mse"])
+def test_memory_does_not_grow_with_the_examples(calibration: str, graphs, examples) -> None:
+    asked = Int8(mode="static", calibration=calibration)
     folder, data = graphs.put(graphs.ffn()).folder, examples(graphs.FFN)
 
     def peak(count: int) -> int:
@@ -146,8 +159,11 @@ def test_graph_outputs_can_be_watched_too(graphs) -> None:
     assert found["active"].high > 0
 
 
+@pytest.mark.parametrize("activations", ["u8", "s8"])
 @pytest.mark.parametrize("kind", ["normal", "outliers", "one-sided", "uniform"])
-def test_mse_finds_the_range_that_loses_least_on_the_values_themselves(kind: str) -> None:
+def test_mse_finds_the_range_that_loses_least_on_the_values_themselves(
+    kind: str, activations: str
+) -> None:
     """Against every pair of ends on a finer grid, tried on all values in float64."""
     values = normal(20_000)
     if kind == "outliers":
@@ -158,11 +174,12 @@ def test_mse_finds_the_range_that_loses_least_on_the_values_themselves(kind: str
         values = np.random.default_rng(1).uniform(-1, 2, 20_000).astype(np.float32)
 
     def lost(span: Range) -> float:
-        scale, zero = (float(number) for number in span.u8())
-        codes = np.clip(np.rint(values / scale) + zero, 0, 255)
+        scale, zero = (float(number) for number in span.grid(activations))
+        least, most = (0, 255) if activations == "u8" else (-128, 127)
+        codes = np.clip(np.rint(values / scale) + zero, least, most)
         return float(np.square((codes - zero) * scale - values.astype(np.float64)).mean())
 
-    found = filled(values).mse()
+    found = filled(values).mse(activations)
     shares = np.linspace(0.2, 1, 49)
     every = [
         lost(Range(low * float(values.min()), high * float(values.max())))
@@ -174,7 +191,9 @@ def test_mse_finds_the_range_that_loses_least_on_the_values_themselves(kind: str
     if kind == "uniform":  # nothing to be gained by cutting
         assert found.high > 0.97 * values.max()
     if kind == "outliers":  # of which each is far off by little, and all others by less
-        assert found.high - found.low < 0.97 * (values.max() - values.min())
+        reach = float(np.abs(values).max())
+        whole = values.max() - values.min() if activations == "u8" else 2 * reach
+        assert found.high - found.low < 0.97 * whole
 
 
 def test_mse_of_zeros_is_their_range() -> None:

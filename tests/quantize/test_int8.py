@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -61,6 +63,79 @@ def test_all_layers_run_in_integers(mode: str, graphs, examples, store: Store) -
     assert built.facts["float_products"] == 0
     assert built.facts["snr_db"] > 30
     assert built.facts["weights_bytes"] <= 0.27 * built.facts["weights_bytes_before"]
+
+
+def test_layers_left_in_float_are_named(graphs, store: Store) -> None:
+    built = build(recipe(exclude=["down"]), graphs.put(graphs.ffn()), "onnx", store, None, quiet)
+    assert (built.facts["float_products"], built.facts["float_nodes"]) == (1, ["down"])
+
+
+def test_signed_activations_are_symmetric_and_run_in_integers(graphs, examples, store) -> None:
+    """What TensorRT takes: QDQ of standard operators, int8 on both sides, zero points of 0."""
+    data, source = examples(graphs.FFN), graphs.put(graphs.ffn())
+    asked = recipe(mode="static", activations="s8", examples=16)
+    built = build(asked, source, "onnx", store, data, quiet)
+    model = load_onnx(built.folder)
+    codes = {t.name: t.data_type for t in model.graph.initializer if t.name.endswith("__zero")}
+    assert len(codes) == 4
+    assert set(codes.values()) == {onnx.TensorProto.INT8}
+    assert not any(initializer(model, name).any() for name in codes)
+    assert {n.domain for n in model.graph.node} == {""}
+    assert sum(built.facts["quantized_kernels"].values()) == 2
+    assert (built.facts["activations"], built.facts["float_products"]) == ("s8", 0)
+    largest = max(np.abs(f["x"]).max() for f in data.calibration(16))
+    assert initializer(model, "x__scale") == pytest.approx(largest / 127, rel=1e-6)
+    # One-sided values leave half of the codes unused: u8 keeps more of them.
+    unsigned = build(recipe(mode="static", examples=16), source, "onnx", store, data, quiet)
+    assert 1 < unsigned.facts["snr_db"] - built.facts["snr_db"] < 7
+
+
+def test_signed_product_is_that_of_the_codes(graphs) -> None:
+    """Against float64, and on a CPU, whose kernels turn signed codes into unsigned ones."""
+    model, random = graphs.ffn(), np.random.default_rng(3)
+    x = random.standard_normal((2, 7, 96)).astype(np.float32)
+    weight = initializer(model, "up.weight")
+    span = {"x": Range(float(x.min()), float(x.max()))}
+    quantize_int8(model, linear_layers(model, ["down"]), [], span, 8, "s8")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("up_mm", 1, None))
+    scale = np.abs(x).max() / 127.0
+    grid = np.abs(weight).max(0).astype(np.float64) / 127
+    oracle = (np.rint(x / scale) * scale) @ (np.rint(weight / grid) * grid)
+    np.testing.assert_allclose(graphs.run(model, {"x": x}), oracle, rtol=1e-4, atol=2e-4)
+
+
+def test_dynamic_ranges_of_signed_activations_are_refused() -> None:
+    with pytest.raises(InputError, match='activations = "s8" needs mode = "static"'):
+        recipe(activations="s8")
+
+
+matrices = st.tuples(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+
+
+def drawn(shape: tuple[int, int, int]) -> np.ndarray:
+    rows, columns, seed = shape
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((rows, columns)) * np.exp(random.normal(0, 2, columns))).astype(
+        np.float32
+    )
+
+
+@given(shape=matrices, power=st.integers(-20, 20), bits=st.sampled_from([7, 8]))
+@settings(deadline=None, max_examples=60)
+def test_codes_keep_their_laws(shape: tuple[int, int, int], power: int, bits: int) -> None:
+    """Within half a step; the same for a multiple of the weight; a permutation of the inputs
+    permutes them, one of the outputs their scales as well."""
+    weight = drawn(shape)
+    codes, scales = channel_codes(weight, bits)
+    assert (np.abs(codes * scales.astype(np.float64) - weight) <= 0.50001 * scales).all()
+    multiplied, larger = channel_codes(weight * np.float32(2.0**power), bits)
+    np.testing.assert_array_equal(multiplied, codes)
+    np.testing.assert_array_equal(larger, scales * np.float32(2.0**power))
+    rows, columns = (np.random.default_rng(1).permutation(n) for n in weight.shape)
+    permuted, theirs = channel_codes(weight[rows][:, columns], bits)
+    np.testing.assert_array_equal(permuted, codes[rows][:, columns])
+    np.testing.assert_array_equal(theirs, scales[columns])
 
 
 def test_graph_is_valid_at_its_opset(graphs, examples, store: Store) -> None:
