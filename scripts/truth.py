@@ -1,7 +1,7 @@
 """Does Assay report what a bare loop takes? Its p50 over the bare loop's, interleaved in one run.
 
     python -m scripts.truth            # torch-eager and onnxruntime-cpu
-    python -m scripts.truth --sizes    # onnxruntime-cpu from 0.2 to 200 ms
+    python -m scripts.truth --sizes    # onnxruntime-cpu from 0.08 to 220 ms
     python -m scripts.truth --device cuda:0 [--runtime torch-eager]
 
 For a small encoder at several sizes (batch x sequence) a worker and two bare loops
@@ -122,7 +122,7 @@ def _trio(
 
 
 def one_layer(folder: Path) -> ModelEntry:
-    """A BERT of one layer: one token takes it a fifth of a millisecond."""
+    """A BERT of one layer: one token takes it a tenth of a millisecond."""
     config = transformers.BertConfig(
         vocab_size=4096,
         hidden_size=256,
