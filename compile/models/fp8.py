@@ -56,17 +56,26 @@ class Fp8Linear(nn.Module):
         """(..., in) to (..., out)."""
         rows = x.reshape(-1, x.shape[-1])
         scale = _scale(rows)
-        result = torch._scaled_mm(
-            _codes(rows, scale),
-            self.weight.t(),
-            scale_a=scale,
-            scale_b=self.weight_scale,
-            out_dtype=torch.bfloat16,  # of scales by row CUDA makes no other
-        )
-        result = result.to(x.dtype)
+        result = self._product(_codes(rows, scale), scale).to(x.dtype)
         if self.bias is not None:
             result = result + self.bias
         return result.reshape(*x.shape[:-1], -1)
+
+    def _product(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """(rows, out) in bfloat16: of scales by row CUDA makes no other."""
+        if codes.device.type != "cuda":
+            # torch 2.11 has no scales by row on a CPU. Codes and their products are exact in
+            # float32.
+            return (
+                (codes.float() @ self.weight.float().t()) * scale * self.weight_scale
+            ).bfloat16()
+        return torch._scaled_mm(
+            codes,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.weight_scale,
+            out_dtype=torch.bfloat16,
+        )
 
 
 def take_fp8(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Fp8Codes]]:
