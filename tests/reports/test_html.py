@@ -206,6 +206,28 @@ def test_page_says_what_intervals_hold(make_row, counts, said: str) -> None:
     assert "2 fresh" not in text
 
 
+@pytest.mark.parametrize(
+    ("device", "runtimes", "warned"),
+    [
+        ("cuda:0", ["torch-eager", "onnxruntime-cuda"], True),
+        ("cuda:0", ["torch-eager", "torch-compile"], False),
+        ("cpu", ["torch-eager", "onnxruntime-cpu"], False),
+    ],
+)
+def test_page_sets_no_memory_of_unlike_spans_side_by_side_without_a_word(
+    make_row, device: str, runtimes: list[str], warned: bool
+) -> None:
+    held = {
+        "memory_weights_bytes": 1 << 20,
+        "memory_minimum_bytes": 2 << 20,
+        "memory_in_use_bytes": 3 << 20,
+        "memory_reserved_bytes": 4 << 20,
+        "memory_waste_bytes": 1 << 20,
+    }
+    rows = [make_row("fp32", runtime=runtime, device=device, **held) for runtime in runtimes]
+    assert ("not to be compared with torch" in rendered(rows)) == warned
+
+
 def test_page_renders_without_accuracy(make_row) -> None:
     rows = [make_row(accuracy_drop=None, accuracy=None, top1_agreement=0.999)]
     text = rendered(rows)
